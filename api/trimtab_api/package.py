@@ -1,0 +1,67 @@
+"""The model package: what `model.yaml` says about a model, at its source and inside an artifact."""
+
+from enum import StrEnum
+from typing import Final
+
+from pydantic import Field, model_validator
+
+from trimtab_api.contract import Contract
+from trimtab_api.spec import ModelFormat
+
+MANIFEST_FILE: Final = "model.yaml"
+REPORT_FILE: Final = "report.json"
+ONNX_FILE: Final = "model.onnx"
+
+
+class Datatype(StrEnum):
+    """Tensor datatypes of the Open Inference Protocol."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+
+class Tensor(Contract):
+    """Name, datatype and shape of an input or output; -1 stands for any length, and the first axis is the batch."""
+
+    name: str
+    datatype: Datatype = Datatype.FP32
+    shape: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _batch_first(self) -> "Tensor":
+        if self.shape[0] != -1:
+            raise ValueError(f"the first axis of {self.name} is the batch and has to be -1, not {self.shape[0]}")
+        return self
+
+
+class ModelPackage(Contract):
+    """The content of `model.yaml`.
+
+    `entrypoint` (`module:callable`, PyTorch only) builds the `nn.Module` without weights; `weights` is a safetensors
+    file (PyTorch) or the ONNX file, relative to the package. `labels` names the classes of the first output.
+    """
+
+    name: str
+    format: ModelFormat
+    inputs: tuple[Tensor, ...] = Field(min_length=1)
+    outputs: tuple[Tensor, ...] = Field(min_length=1)
+    entrypoint: str | None = None
+    weights: str | None = None
+    labels: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _entrypoint_for_pytorch(self) -> "ModelPackage":
+        if self.format is ModelFormat.PYTORCH and not (self.entrypoint and self.weights):
+            raise ValueError("a pytorch package needs `entrypoint: module:callable` and `weights: model.safetensors`")
+        return self

@@ -1,0 +1,66 @@
+"""ModelRevision: the immutable record of one artifact with the settings that serve it, and its identity.
+
+The identity is a digest of those fields of the spec that change what is served. It is known before any Job runs, so
+"the spec was edited back" is a look-up by name. Replicas, strategy and gate limits are not part of it.
+"""
+
+from typing import Any
+
+from trimtab_api.contract import Contract, digest_of
+from trimtab_api.report import MeasuredMetric, PassReport
+from trimtab_api.spec import ModelDeploymentSpec, Runtime
+
+
+class RevisionArtifact(Contract):
+    """The model by digest, with what was measured when it was made."""
+
+    image: str
+    plan: str
+    resolved: dict[str, str]
+    metrics: tuple[MeasuredMetric, ...] = ()
+    passes: tuple[PassReport, ...] = ()
+    unoptimized_image: str | None = None
+
+
+class ModelRevisionSpec(Contract):
+    """Everything needed to serve this revision again, without the ModelDeployment that made it."""
+
+    deployment: str
+    identity: str
+    number: int
+    artifact: RevisionArtifact
+    runtime: Runtime
+    runtime_image: str
+
+
+class Rejection(Contract):
+    """Why a revision is not to get traffic, and the key under which that stays true."""
+
+    key: str
+    reason: str
+    message: str
+
+
+def identity_of(spec: ModelDeploymentSpec) -> str:
+    """Return the digest of what a spec serves: model, passes, evaluation data and runtime settings."""
+    return digest_of(_identity(spec))
+
+
+def revision_name(deployment: str, identity: str) -> str:
+    """Return `<deployment>-<8 hex>`: the name of the revision, of its Deployment, its Service and its Job."""
+    return f"{deployment}-{identity.removeprefix('sha256:')[:8]}"
+
+
+def rejection_key(spec: ModelDeploymentSpec, retry: str) -> str:
+    """Return the digest of what may give a rejected revision another try: its gate, its steps, or a person's word."""
+    metrics = spec.evaluation.to_dict() if spec.evaluation else None
+    return digest_of([metrics, spec.strategy.to_dict(), spec.progress_deadline_seconds, retry])
+
+
+def _identity(spec: ModelDeploymentSpec) -> dict[str, Any]:
+    return {
+        "model": spec.model.model_copy(update={"secret_ref": None}).to_dict(),
+        "passes": [item.to_dict() for item in spec.optimization.passes],
+        "evaluationData": spec.evaluation.data if spec.evaluation else None,
+        "runtime": spec.runtime.to_dict(),
+    }
