@@ -1,0 +1,1 @@
+"""The control plane: observe the cluster, decide what should be, act on the difference."""

@@ -1,0 +1,1 @@
+"""The pure core: `decide(observed, now) -> Decision`. No I/O, no clock, no randomness."""

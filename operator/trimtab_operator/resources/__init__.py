@@ -1,0 +1,1 @@
+"""Pure builders: each returns one complete object, ready for server-side apply."""

@@ -1,0 +1,108 @@
+"""The Deployment of a revision: the runtime image, with the artifact mounted read-only as an image volume."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trimtab_api.group import LABEL_DEPLOYMENT, LABEL_REVISION
+from trimtab_api.spec import ModelDeploymentSpec
+
+from trimtab_operator.core.observed import Manifest, Parent, Revision, Settings
+from trimtab_operator.resources.metadata import (
+    LABEL_COMPONENT,
+    SERVER,
+    environment,
+    labels_of,
+    manifest,
+    metadata,
+    owned_by_revision,
+    restricted_container,
+    restricted_pod,
+)
+
+_DEFAULT_RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+_AFTER_DRAIN_SECONDS = 25
+
+
+def serving_deployment(
+    parent: Parent, settings: Settings, revision: Revision, replicas: int, spec: ModelDeploymentSpec
+) -> Manifest:
+    """Return the Deployment of a revision. Its pods depend on the revision alone, so no later edit restarts them."""
+    labels = labels_of(parent.name, revision.name, SERVER)
+    meta = metadata(parent, revision.name, labels, owned_by_revision(revision))
+    template = {"metadata": {"labels": labels}, "spec": _pod_spec(parent, settings, revision)}
+    selector = {key: labels[key] for key in (LABEL_DEPLOYMENT, LABEL_REVISION, LABEL_COMPONENT)}
+    body = {
+        "replicas": replicas,
+        "revisionHistoryLimit": 1,
+        "progressDeadlineSeconds": spec.progress_deadline_seconds,
+        "selector": {"matchLabels": selector},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "template": merge(template, revision.spec.runtime.pod_template or {}),
+    }
+    return manifest("apps/v1", "Deployment", meta, body)
+
+
+def merge(base: Any, over: Any) -> Any:
+    """Lay a user's template over ours: maps key by key, lists of named items item by item, all else replaced."""
+    if isinstance(base, Mapping) and isinstance(over, Mapping):
+        return {**base, **{key: merge(base.get(key), value) for key, value in over.items()}}
+    if _named(base) and _named(over):
+        merged = {item["name"]: item for item in base}
+        for item in over:
+            merged[item["name"]] = merge(merged.get(item["name"]), item)
+        return list(merged.values())
+    return over
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) and "name" in item for item in value)
+
+
+def _pod_spec(parent: Parent, settings: Settings, revision: Revision) -> dict[str, Any]:
+    container = restricted_container(SERVER, revision.spec.runtime_image, settings.image_pull_policy)
+    container |= {
+        "env": environment(_environment(parent, settings, revision)),
+        "resources": revision.spec.runtime.resources or _DEFAULT_RESOURCES,
+        "ports": [
+            {"name": "http", "containerPort": 8080, "protocol": "TCP"},
+            {"name": "grpc", "containerPort": 9000, "protocol": "TCP"},
+        ],
+        "volumeMounts": [
+            {"name": "model", "mountPath": "/model", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+        **_probes(),
+    }
+    artifact = {"reference": revision.spec.artifact.image, "pullPolicy": "IfNotPresent"}
+    pod = restricted_pod() | {
+        "terminationGracePeriodSeconds": settings.drain_seconds + _AFTER_DRAIN_SECONDS,
+        "containers": [container],
+        "volumes": [{"name": "model", "image": artifact}, {"name": "tmp", "emptyDir": {}}],
+    }
+    if settings.artifact_secret:
+        pod["imagePullSecrets"] = [{"name": settings.artifact_secret}]
+    return pod
+
+
+def _environment(parent: Parent, settings: Settings, revision: Revision) -> dict[str, str]:
+    runtime = revision.spec.runtime
+    return {
+        "TRIMTAB_MODEL_DIR": "/model",
+        "TRIMTAB_MODEL_NAME": parent.name,
+        "TRIMTAB_REVISION": revision.name,
+        "TRIMTAB_PROTOCOLS": ",".join(runtime.protocols),
+        "TRIMTAB_MAX_BATCH_SIZE": str(runtime.batching.max_batch_size),
+        "TRIMTAB_MAX_DELAY_MS": f"{runtime.batching.max_delay_ms:g}",
+        "TRIMTAB_DRAIN_SECONDS": str(settings.drain_seconds),
+    }
+
+
+def _probes() -> dict[str, Any]:
+    ready = {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
+    live = {"httpGet": {"path": "/v2/health/live", "port": "http"}}
+    return {
+        # A second apart: how soon a pod gets traffic is how soon a rollback is over.
+        "startupProbe": ready | {"periodSeconds": 1, "failureThreshold": 600, "timeoutSeconds": 5},
+        "readinessProbe": ready | {"periodSeconds": 2, "failureThreshold": 3, "timeoutSeconds": 5},
+        "livenessProbe": live | {"periodSeconds": 10, "failureThreshold": 6, "timeoutSeconds": 5},
+    }
