@@ -1,0 +1,62 @@
+"""The counters of serving pods, read from the pods themselves: an analysis needs no Prometheus."""
+
+import asyncio
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from trimtab_operator.core.observed import Pod, Sample
+
+_PORT = 8080
+_SECONDS = 3.0
+
+# gRPC codes that are the server's fault; the others are the caller's.
+_SERVER_FAULTS = frozenset({"UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "DEADLINE_EXCEEDED", "UNIMPLEMENTED"})
+
+
+class PodMetrics:
+    """Implements controller.observe.Metrics."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def sample(self, pods: tuple[Pod, ...]) -> Sample | None:
+        """Return the summed counters of all pods; None if any pod gives none: half a picture is no picture."""
+        texts = await asyncio.gather(*(self._read(pod) for pod in pods))
+        samples = [parse_sample(text) for text in texts if text is not None]
+        return add_samples(samples) if samples and len(samples) == len(pods) else None
+
+    async def _read(self, pod: Pod) -> str | None:
+        try:
+            answer = await self._http.get(f"http://{pod.ip}:{_PORT}/metrics", timeout=_SECONDS)
+        except httpx.HTTPError:
+            return None
+        return answer.text if answer.status_code == httpx.codes.OK else None
+
+
+def parse_sample(text: str) -> Sample:
+    """Read the counters of one pod from the text format of Prometheus."""
+    requests = errors = 0.0
+    buckets: dict[float, float] = {}
+    for family in text_string_to_metric_families(text):
+        for line in family.samples:
+            if line.name == "trimtab_requests_total":
+                requests += line.value
+                errors += line.value if _is_server_fault(line.labels.get("code", "")) else 0.0
+            elif line.name == "trimtab_request_duration_seconds_bucket":
+                bound = float(line.labels["le"])
+                buckets[bound] = buckets.get(bound, 0.0) + line.value
+    return Sample(requests, errors, buckets)
+
+
+def add_samples(samples: list[Sample]) -> Sample:
+    """Return the sum over pods."""
+    buckets: dict[float, float] = {}
+    for sample in samples:
+        for bound, count in sample.buckets.items():
+            buckets[bound] = buckets.get(bound, 0.0) + count
+    return Sample(sum(item.requests for item in samples), sum(item.errors for item in samples), buckets)
+
+
+def _is_server_fault(code: str) -> bool:
+    return code.startswith("5") or code in _SERVER_FAULTS

@@ -1,0 +1,1 @@
+"""kopf, and only here: it watches and triggers; it decides nothing."""

@@ -1,0 +1,20 @@
+"""Run kopf's watch streams inside our event loop."""
+
+import asyncio
+from collections.abc import Callable
+
+import kopf
+
+from trimtab_operator.controller.workqueue import Key
+from trimtab_operator.watch.triggers import make_registry, watch_settings
+
+
+async def watch(add: Callable[[Key], None], namespaces: tuple[str, ...], ready: asyncio.Event) -> None:
+    """Watch until cancelled; `add` is called with the key of every object that something happened to."""
+    await kopf.operator(
+        registry=make_registry(add),
+        settings=watch_settings(),
+        namespaces=namespaces,
+        clusterwide=not namespaces,
+        ready_flag=ready,
+    )
