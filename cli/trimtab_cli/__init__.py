@@ -1,0 +1,1 @@
+"""The `trimtab` command: packages, offline plans, and the whole road on a laptop."""

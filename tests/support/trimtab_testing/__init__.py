@@ -1,0 +1,1 @@
+"""Builders and worlds for tests."""

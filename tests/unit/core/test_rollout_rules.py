@@ -1,0 +1,300 @@
+"""The table "what a spec edit does", played through the real reconcile in a world in memory."""
+
+import pytest
+from trimtab_testing.simulation import Simulation, a_spec, with_steps
+
+from trimtab_api.report import JobFailure
+from trimtab_api.revision import identity_of, revision_name
+from trimtab_api.spec import ModelDeploymentSpec
+from trimtab_operator.core.observed import Sample
+
+V1 = "oci://registry.local:5000/models/digits:v1"
+V2 = "oci://registry.local:5000/models/digits:v2"
+V3 = "oci://registry.local:5000/models/digits:v3"
+HALF = with_steps({"setWeight": 50}, {"pause": {}})
+
+
+def version(uri: str, **changes: object) -> dict[str, object]:
+    return a_spec(model={"uri": uri, "format": "pytorch"}, **changes)
+
+
+def name_of(spec: dict[str, object]) -> str:
+    return revision_name("digits", identity_of(ModelDeploymentSpec.parse(spec)))
+
+
+A, B, C = (name_of(version(uri)) for uri in (V1, V2, V3))
+
+
+@pytest.fixture
+def world() -> Simulation:
+    """Return a world in which A serves."""
+    world = Simulation()
+    world.apply(version(V1, strategy=HALF))
+    world.settle()
+    assert world.status["stableRevision"] == A
+    return world
+
+
+def jobs_started(world: Simulation) -> int:
+    return sum(text.startswith("applied Job") for done in world.history for text in done)
+
+
+def test_the_first_revision_serves_without_steps(world: Simulation) -> None:
+    assert world.selected == A
+    assert world.condition("Ready")["status"] == "True"
+    assert world.status["phase"] == "Healthy"
+
+
+def test_a_settled_world_is_written_to_no_more(world: Simulation) -> None:
+    world.wait(1000)
+    assert world.look() is False
+
+
+def test_a_new_revision_gets_its_weight_and_waits_at_the_pause(world: Simulation) -> None:
+    world.apply(version(V2, strategy=HALF))
+    world.settle()
+    assert world.selected is None
+    assert world.status["traffic"] == [{"revision": A, "percent": 50}, {"revision": B, "percent": 50}]
+    assert world.status["phase"] == "Paused"
+    assert f"resume={B}/1" in world.status["message"]
+
+
+def test_a_person_ends_a_pause_by_annotation(world: Simulation) -> None:
+    world.apply(version(V2, strategy=HALF))
+    world.settle()
+    world.apply(version(V2, strategy=HALF), resume=f"{B}/1")
+    world.settle()
+    assert world.status["stableRevision"] == B
+    assert world.selected == B
+
+
+def test_a_promotion_leaves_the_old_revision_warm_until_its_delay_is_over(world: Simulation) -> None:
+    promote(world, V2)
+    assert world.pods(A) == 2
+    world.wait(601)
+    assert world.pods(A) == 0
+
+
+def test_an_edit_back_to_the_stable_revision_takes_all_traffic_at_once(world: Simulation) -> None:
+    world.apply(version(V2, strategy=HALF))
+    world.settle()
+    before = jobs_started(world)
+    world.apply(version(V1, strategy=HALF))
+    world.look()
+    assert world.selected == A
+    world.settle()
+    assert world.pods(B) == 0
+    assert jobs_started(world) == before
+
+
+def test_a_warm_revision_comes_back_in_one_look_without_a_job(world: Simulation) -> None:
+    promote(world, V2)
+    before = jobs_started(world)
+    world.apply(version(V1, strategy=HALF))
+    world.look()
+    assert world.selected == A
+    world.settle()
+    assert world.status["stableRevision"] == A
+    assert world.pods(B) == 0
+    assert jobs_started(world) == before
+
+
+def test_a_cold_revision_comes_back_once_its_pods_are_ready(world: Simulation) -> None:
+    promote(world, V2)
+    world.wait(601)
+    world.not_ready = {A}
+    world.apply(version(V1, strategy=HALF))
+    world.settle()
+    assert world.selected == B
+    assert world.status["phase"] == "RollingBack"
+    world.not_ready = set()
+    world.settle()
+    assert world.selected == A
+
+
+def test_a_revision_outside_the_window_takes_the_steps_but_no_job(world: Simulation) -> None:
+    strategy = with_steps({"setWeight": 50}, {"pause": {}}, rollbackWindow=0)
+    promote(world, V2)
+    before = jobs_started(world)
+    world.apply(version(V1, strategy=strategy))
+    world.settle()
+    assert world.status["candidateRevision"] == A
+    assert world.status["stableRevision"] == B
+    assert jobs_started(world) == before
+
+
+def test_a_third_spec_takes_the_traffic_from_the_second_before_its_own_job_is_done(world: Simulation) -> None:
+    world.apply(version(V2, strategy=HALF))
+    world.settle()
+    world.jobs_run = False
+    world.apply(version(V3, strategy=HALF))
+    world.settle()
+    assert world.selected == A
+    assert world.pods(B) == 0
+    world.jobs_run = True
+    world.settle()
+    assert world.status["candidateRevision"] == C
+
+
+def test_a_failed_gate_keeps_the_stable_revision_and_names_the_limit(world: Simulation) -> None:
+    world.figures = {"accuracy": (0.90, 0.97)}
+    limits = {"data": "oci://registry.local:5000/data/test:v1", "metrics": [{"name": "accuracy", "min": 0.95}]}
+    spec = version(V2, strategy=HALF, evaluation=limits)
+    world.apply(spec)
+    world.settle()
+    assert world.selected == A
+    assert world.status["rejectedRevision"] == name_of(spec)
+    assert "below the minimum 0.95" in world.condition("GatePassed")["message"]
+    assert world.condition("Degraded")["status"] == "True"
+    assert world.condition("Ready")["status"] == "True"
+
+
+def test_a_gate_that_cannot_be_computed_promotes_nothing(world: Simulation) -> None:
+    world.figures = {"accuracy": (None, None)}
+    limits = {"data": "oci://registry.local:5000/data/test:v1", "metrics": [{"name": "accuracy", "min": 0.95}]}
+    world.apply(version(V2, evaluation=limits))
+    world.settle()
+    assert world.selected == A
+    assert world.condition("GatePassed")["status"] == "Unknown"
+
+
+def test_a_failed_gate_may_serve_the_source_unoptimized(world: Simulation) -> None:
+    world.figures = {"accuracy": (0.90, 0.97)}
+    limits = {
+        "data": "oci://registry.local:5000/data/test:v1",
+        "metrics": [{"name": "accuracy", "min": 0.95}],
+        "onFailure": "ServeUnoptimized",
+    }
+    spec = version(V2, evaluation=limits)
+    world.apply(spec)
+    world.settle()
+    serving = world.status["stableRevision"]
+    assert serving not in (A, name_of(spec))
+    images = [
+        volume["image"]["reference"]
+        for item in world.api.all("Deployment")
+        if item["metadata"]["name"] == serving
+        for volume in item["spec"]["template"]["spec"]["volumes"]
+        if "image" in volume
+    ]
+    assert images[0].startswith("r/source@")
+
+
+def test_a_loosened_gate_lets_the_rejected_revision_in_without_a_job(world: Simulation) -> None:
+    world.figures = {"accuracy": (0.90, 0.97)}
+    data = "oci://registry.local:5000/data/test:v1"
+    world.apply(version(V2, evaluation={"data": data, "metrics": [{"name": "accuracy", "min": 0.95}]}))
+    world.settle()
+    before = jobs_started(world)
+    world.apply(version(V2, evaluation={"data": data, "metrics": [{"name": "accuracy", "min": 0.85}]}))
+    world.settle()
+    assert world.status["stableRevision"] == world.selected != A
+    assert jobs_started(world) == before
+
+
+def test_replicas_strategy_and_the_same_spec_again_make_no_job_and_no_revision(world: Simulation) -> None:
+    before = jobs_started(world), len(world.api.all("ModelRevision"))
+    for spec in (version(V1, strategy=HALF), version(V1, replicas=5), version(V1, revisionHistoryLimit=3)):
+        world.apply(spec)
+        world.settle()
+    assert (jobs_started(world), len(world.api.all("ModelRevision"))) == before
+
+
+def test_a_failed_job_is_not_repeated_until_a_retry_is_asked_for(world: Simulation) -> None:
+    world.job_failure = JobFailure(reason="SourceNotFound", message="there is no digits:v2; push it")
+    world.apply(version(V2))
+    world.settle()
+    before = jobs_started(world)
+    world.wait(5000)
+    assert jobs_started(world) == before
+    assert world.condition("ArtifactReady")["reason"] == "SourceNotFound"
+    assert world.selected == A
+    world.job_failure = None
+    world.apply(version(V2), retry="1")
+    world.settle()
+    assert world.status["stableRevision"] == B
+
+
+def test_an_artifact_that_the_registry_holds_starts_no_job(world: Simulation) -> None:
+    from trimtab_api.plan import make_plan
+
+    world.stored[V2] = world.result(make_plan(ModelDeploymentSpec.parse(version(V2))))
+    before = jobs_started(world)
+    world.apply(version(V2))
+    world.settle()
+    assert world.status["stableRevision"] == B
+    assert jobs_started(world) == before
+
+
+def test_an_analysis_with_too_few_requests_holds(world: Simulation) -> None:
+    start_analysis(world)
+    world.sample = sample(requests=20)
+    world.wait(100)
+    assert world.status["candidateRevision"] == B
+    assert "10 of 50 requests" in world.status["message"]
+
+
+def test_an_analysis_that_is_met_promotes(world: Simulation) -> None:
+    start_analysis(world)
+    world.sample = sample(requests=100)
+    world.wait(30)
+    assert world.status["stableRevision"] == B
+
+
+def test_an_analysis_that_fails_gives_the_traffic_back_and_is_remembered(world: Simulation) -> None:
+    start_analysis(world)
+    world.sample = sample(requests=100, errors=50)
+    world.wait(1)
+    assert world.selected == A
+    assert world.status["rejectedRevision"] == B
+    assert "errorRate" in world.condition("Degraded")["message"]
+    world.wait(5000)
+    assert world.selected == A
+    assert world.pods(B) == 0
+
+
+def test_pods_that_never_get_ready_are_given_up_after_the_deadline(world: Simulation) -> None:
+    world.not_ready = {B}
+    world.apply(version(V2, strategy=HALF))
+    world.settle()
+    assert world.selected == A
+    world.wait(601)
+    assert world.condition("Degraded")["reason"] == "ProgressDeadlineExceeded"
+    assert world.pods(B) == 0
+
+
+def test_a_paused_spec_starts_nothing(world: Simulation) -> None:
+    world.apply(version(V2, paused=True))
+    world.settle()
+    assert jobs_started(world) == 1
+    assert world.selected == A
+    assert world.status["phase"] == "Paused"
+
+
+def test_history_keeps_only_what_the_limit_allows(world: Simulation) -> None:
+    for index in range(6):
+        uri = f"oci://registry.local:5000/models/digits:h{index}"
+        world.apply(version(uri, revisionHistoryLimit=2, strategy={"canary": {"scaleDownDelaySeconds": 0}}))
+        world.wait(10)
+        world.wait(10)
+    assert len(world.api.all("ModelRevision")) == 3
+
+
+def promote(world: Simulation, uri: str) -> None:
+    world.apply(version(uri, strategy=HALF), promote=name_of(version(uri)))
+    world.settle()
+    assert world.status["stableRevision"] == name_of(version(uri))
+    world.apply(version(uri, strategy=HALF))
+    world.settle()
+
+
+def start_analysis(world: Simulation) -> None:
+    world.sample = sample(requests=10)
+    analysis = {"durationSeconds": 20, "minRequests": 50, "metrics": [{"name": "errorRate", "max": 0.1}]}
+    world.apply(version(V2, strategy=with_steps({"setWeight": 50}, {"analysis": analysis})))
+    world.settle()
+    assert world.status["candidateRevision"] == B
+
+
+def sample(requests: float, errors: float = 0) -> Sample:
+    return Sample(requests, errors, {0.01: requests, float("inf"): requests})
