@@ -1,0 +1,3 @@
+module trimtab.dev/cluster/pause
+
+go 1.25

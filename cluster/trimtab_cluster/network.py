@@ -1,0 +1,75 @@
+"""The network namespace of a cluster and the pair of links between it and the machine. There is no way out of it."""
+
+import fcntl
+import hashlib
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab_cluster.places import Cluster, clusters_dir
+
+_SLOTS = 16384  # /30 networks in 198.18.0.0/16, the range for tests between hosts (RFC 2544)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    host: str
+    node: str
+
+
+def addresses_of(slot: int) -> Addresses:
+    """Return both ends of a slot's /30."""
+    base = slot * 4
+    prefix = f"198.18.{base // 256}"
+    return Addresses(host=f"{prefix}.{base % 256 + 1}", node=f"{prefix}.{base % 256 + 2}")
+
+
+def free_slot(taken: Iterable[str]) -> int:
+    """Return the first slot whose host address nobody has."""
+    used = set(taken)
+    return next(slot for slot in range(_SLOTS) if addresses_of(slot).host not in used)
+
+
+def link_names(cluster: Cluster) -> tuple[str, str]:
+    """Return the names of the two ends: at most 15 characters, so a hash stands for the cluster."""
+    short = hashlib.sha256(cluster.name.encode()).hexdigest()[:8]
+    return f"tt{short}h", f"tt{short}n"
+
+
+def create(cluster: Cluster) -> Addresses:
+    """Make namespace and links. A lock keeps two clusters that start together from taking one address."""
+    clusters_dir().mkdir(parents=True, exist_ok=True)
+    with (clusters_dir() / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        addresses = addresses_of(free_slot(_host_addresses()))
+        outer, inner = link_names(cluster)
+        _ip("netns", "add", cluster.namespace)
+        _ip("link", "add", outer, "type", "veth", "peer", "name", inner)
+        _ip("link", "set", inner, "netns", cluster.namespace)
+        _ip("addr", "add", f"{addresses.host}/30", "dev", outer)
+        _ip("link", "set", outer, "up")
+    _ip("-n", cluster.namespace, "addr", "add", f"{addresses.node}/30", "dev", inner)
+    _ip("-n", cluster.namespace, "link", "set", inner, "up")
+    _ip("-n", cluster.namespace, "link", "set", "lo", "up")
+    inside = ["nsenter", f"--net=/run/netns/{cluster.namespace}"]
+    subprocess.run([*inside, "sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
+    return addresses
+
+
+def remove(cluster: Cluster) -> None:
+    """Remove what is there of namespace and links."""
+    if Path(f"/run/netns/{cluster.namespace}").exists():
+        subprocess.run(["ip", "netns", "del", cluster.namespace], check=False)
+    outer, _ = link_names(cluster)
+    if Path(f"/sys/class/net/{outer}").exists():
+        subprocess.run(["ip", "link", "del", outer], check=False)
+
+
+def _host_addresses() -> list[str]:
+    listed = subprocess.run(["ip", "-o", "-4", "addr"], check=True, capture_output=True, text=True).stdout
+    return [line.split()[3].partition("/")[0] for line in listed.splitlines()]
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
