@@ -1,0 +1,1 @@
+"""The Open Inference Protocol as pure functions: tensors to arrays and back. No server, no session."""

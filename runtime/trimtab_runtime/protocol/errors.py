@@ -1,0 +1,38 @@
+"""Errors of a request, each with its HTTP status and its gRPC code.
+
+RequestError
+├── BadRequest      400 INVALID_ARGUMENT: the text says what was expected
+├── UnknownModel    404 NOT_FOUND
+├── TooLarge        413 RESOURCE_EXHAUSTED
+├── Busy            503 UNAVAILABLE: try again after a second
+└── InferenceFailed 500 INTERNAL: the model could not compute; the text tells nothing of the inside
+"""
+
+from typing import ClassVar
+
+from trimtab_api.errors import TrimtabError
+
+
+class RequestError(TrimtabError):
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "INTERNAL"
+
+
+class BadRequest(RequestError):
+    status, code = 400, "INVALID_ARGUMENT"
+
+
+class UnknownModel(RequestError):
+    status, code = 404, "NOT_FOUND"
+
+
+class TooLarge(RequestError):
+    status, code = 413, "RESOURCE_EXHAUSTED"
+
+
+class Busy(RequestError):
+    status, code = 503, "UNAVAILABLE"
+
+
+class InferenceFailed(RequestError):
+    status, code = 500, "INTERNAL"

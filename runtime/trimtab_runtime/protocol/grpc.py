@@ -1,0 +1,63 @@
+"""The gRPC messages of the protocol: typed contents or raw bytes to arrays and back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from trimtab_api.package import Datatype, Tensor
+
+from trimtab_runtime.protocol import oip_pb2
+from trimtab_runtime.protocol.errors import BadRequest
+from trimtab_runtime.protocol.rest import InferRequest
+from trimtab_runtime.protocol.tensors import Array, by_name, datatype_of, from_bytes, from_numbers
+
+_CONTENTS: Final[Mapping[str, str]] = {
+    Datatype.BOOL: "bool_contents",
+    Datatype.INT8: "int_contents",
+    Datatype.INT16: "int_contents",
+    Datatype.INT32: "int_contents",
+    Datatype.INT64: "int64_contents",
+    Datatype.UINT8: "uint_contents",
+    Datatype.UINT16: "uint_contents",
+    Datatype.UINT32: "uint_contents",
+    Datatype.UINT64: "uint64_contents",
+    Datatype.FP32: "fp32_contents",
+    Datatype.FP64: "fp64_contents",
+}
+
+
+def read_request(request: Any, inputs: Sequence[Tensor]) -> InferRequest:
+    """Read a ModelInferRequest. Raises BadRequest."""
+    declared = by_name(inputs, [item.name for item in request.inputs])
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise BadRequest(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
+    feeds = {}
+    for index, item in enumerate(request.inputs):
+        shape, tensor = list(item.shape), declared[item.name]
+        if raw:
+            feeds[item.name] = from_bytes(tensor, item.datatype, shape, raw[index])
+        else:
+            feeds[item.name] = from_numbers(tensor, item.datatype, shape, _typed(tensor, item.contents))
+    wanted = {item.name: True for item in request.outputs} or None
+    return InferRequest(feeds, request.id or None, wanted, binary=bool(raw))
+
+
+def write_response(name: str, version: str, outputs: Mapping[str, Array], request: InferRequest) -> Any:
+    """Return a ModelInferResponse: raw where the request was raw or the type has no typed form."""
+    response = oip_pb2.ModelInferResponse(model_name=name, model_version=version, id=request.id or "")
+    raw = request.binary or any(datatype_of(array) not in _CONTENTS for array in outputs.values())
+    for key, array in outputs.items():
+        item = response.outputs.add(name=key, datatype=datatype_of(array), shape=array.shape)
+        if raw:
+            response.raw_output_contents.append(np.ascontiguousarray(array).tobytes())
+        else:
+            getattr(item.contents, _CONTENTS[item.datatype]).extend(array.ravel().tolist())
+    return response
+
+
+def _typed(declared: Tensor, contents: Any) -> Any:
+    field = _CONTENTS.get(declared.datatype)
+    if field is None:
+        raise BadRequest(f"input {declared.name}: {declared.datatype} is sent in raw_input_contents")
+    return getattr(contents, field)

@@ -1,0 +1,91 @@
+"""The gRPC server: the protocol's service, health and reflection."""
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, DataPlane
+from trimtab_runtime.protocol import grpc as codec
+from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
+from trimtab_runtime.protocol.errors import RequestError
+from trimtab_runtime.server.metrics import ServerMetrics
+
+_SERVICE = "inference.GRPCInferenceService"
+_MAX_MESSAGE = 64 << 20
+_AGE_GRACE_MS = 10_000
+
+
+class GrpcServer:
+    """A server over a data plane. `drain` says NOT_SERVING; `stop` sends GOAWAY and waits for what is in flight."""
+
+    def __init__(self, plane: DataPlane, metrics: ServerMetrics, address: str, max_age_seconds: float) -> None:
+        options = [
+            ("grpc.max_connection_age_ms", int(max_age_seconds * 1000)),
+            ("grpc.max_connection_age_grace_ms", _AGE_GRACE_MS),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE),
+            ("grpc.max_send_message_length", _MAX_MESSAGE),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._health = health.aio.HealthServicer()
+        add_service = oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
+        add_service(_Service(plane, metrics), self._server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._server.add_insecure_port(address)
+
+    async def start(self) -> None:
+        await self._server.start()
+        for name in ("", _SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_seconds: float) -> None:
+        await self._server.stop(grace_seconds)
+
+
+class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
+    def __init__(self, plane: DataPlane, metrics: ServerMetrics) -> None:
+        self._plane = plane
+        self._metrics = metrics
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:
+        return oip_pb2.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        return oip_pb2.ServerReadyResponse(ready=self._plane.ready)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        await self._find(request.name, request.version, context)
+        return oip_pb2.ModelReadyResponse(ready=self._plane.ready)
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:
+        return oip_pb2.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        await self._find(request.name, request.version, context)
+        return oip_pb2.ModelMetadataResponse(**self._plane.metadata())
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        with self._metrics.request("grpc") as outcome:
+            outcome.code = "INTERNAL"
+            try:
+                self._plane.find(request.model_name, request.model_version)
+                asked = codec.read_request(request, self._plane.package.inputs)
+                outputs = await self._plane.infer(asked)
+            except RequestError as error:
+                outcome.code = error.code
+                await context.abort(grpc.StatusCode[error.code], str(error))
+            outcome.code = "OK"
+            return codec.write_response(self._plane.name, self._plane.version, outputs, asked)
+
+    async def _find(self, name: str, version: str, context: Any) -> None:
+        try:
+            self._plane.find(name, version)
+        except RequestError as error:
+            await context.abort(grpc.StatusCode[error.code], str(error))
