@@ -1,1 +1,1 @@
-"""A real one-node Kubernetes in a network namespace, for the demo and the tests. Standard library only: it runs first."""
+"""A real one-node Kubernetes for the demo and the tests. Standard library only: it runs before any install."""

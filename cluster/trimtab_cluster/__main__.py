@@ -1,96 +1,109 @@
-"""The command: up, down, status, kubeconfig, env, build, images, doctor."""
+"""The command line: python3 -m trimtab_cluster COMMAND."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from trimtab_cluster import checks, images, node, packages
-from trimtab_cluster.binaries import ensure_binaries
-from trimtab_cluster.places import Cluster, clusters_dir
+from trimtab_cluster import binaries, checks, lifecycle, packages, processes, state
+from trimtab_cluster.api import Api
+from trimtab_cluster.components import COMPONENTS
+from trimtab_cluster.errors import ClusterError
+from trimtab_cluster.places import Cluster
+from trimtab_cluster.registry import PORT
+from trimtab_cluster.state import Shape
 
 
-def main() -> None:
-    """Carry out one command; the exit code is 1 where the machine lacks something or a component did not come up."""
-    arguments = _parse()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    chosen = _parser().parse_args(arguments)
     try:
-        _COMMANDS[arguments.command](arguments)
-    except (node.NotUp, images.BuildFailed) as error:
-        sys.exit(str(error))
+        return int(chosen.run(chosen) or 0)
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
-def _up(arguments: argparse.Namespace) -> None:
-    _check(need_node=not arguments.apiserver_only)
-    packages.install_missing()
-    node.up(Cluster(arguments.name), arguments.apiserver_only, arguments.controllers)
+def _up(chosen: argparse.Namespace) -> None:
+    node = not chosen.apiserver_only
+    lifecycle.up(Cluster(chosen.name), Shape(node=node, controllers=node or chosen.controllers, audit=chosen.audit))
+    _env(chosen)
 
 
-def _down(arguments: argparse.Namespace) -> None:
-    folder = clusters_dir()
-    everyone = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.exists() else []
-    for name in everyone if arguments.all else [arguments.name]:
-        node.down(Cluster(name))
+def _down(chosen: argparse.Namespace) -> None:
+    for cluster in state.all_clusters() if chosen.all else [Cluster(chosen.name)]:
+        lifecycle.down(cluster)
 
 
-def _status(arguments: argparse.Namespace) -> None:
-    state = "up" if node.is_up(Cluster(arguments.name)) else "down"
-    print(f"{arguments.name}: {state}")
-    sys.exit(0 if state == "up" else 1)
+def _status(chosen: argparse.Namespace) -> int:
+    cluster = Cluster(chosen.name)
+    record = state.require(cluster)
+    ready = Api(cluster.etc, record.node).is_ready()
+    print(f"API server: https://{record.node}:6443 {'ready' if ready else 'NOT READY'}")
+    running = {name: processes.recorded(cluster, name) for name in processes.components(cluster)}
+    for name, pid in running.items():
+        print(f"{name}: {f'pid {pid}' if pid else f'ENDED, see {cluster.log}/{name}.log'}")
+    return 0 if ready and all(running.values()) else 1
 
 
-def _kubeconfig(arguments: argparse.Namespace) -> None:
-    print(Cluster(arguments.name).kubeconfig)
+def _kubeconfig(chosen: argparse.Namespace) -> None:
+    cluster = Cluster(chosen.name)
+    state.require(cluster)
+    print(cluster.kubeconfig)
 
 
-def _env(arguments: argparse.Namespace) -> None:
-    """Print what a shell needs to work with the cluster: `eval "$(... env)"`."""
-    cluster = Cluster(arguments.name)
-    print(f"export KUBECONFIG={cluster.kubeconfig}")
-    print(f"export TRIMTAB_REGISTRY={node.node_address(cluster)}:5000")
-    print(f'export PATH={ensure_binaries()}:"$PATH"')
+def _env(chosen: argparse.Namespace) -> None:
+    """Print what a shell evaluates: eval "$(python3 -m trimtab_cluster env)"."""
+    cluster = Cluster(chosen.name)
+    record = state.require(cluster)
+    values = {"KUBECONFIG": str(cluster.kubeconfig), "TRIMTAB_NODE": record.node, "TRIMTAB_NETNS": cluster.namespace}
+    if record.shape.node:
+        values["TRIMTAB_REGISTRY"] = f"{record.node}:{PORT}"
+    for name, value in values.items():
+        print(f"export {name}={value}")
+    print(f'export PATH={cluster.bin}:"$PATH"')
 
 
-def _build(_: argparse.Namespace) -> None:
-    print(ensure_binaries())
+def _build(chosen: argparse.Namespace) -> None:
+    names = chosen.component or [component.name for component in COMPONENTS]
+    for program, path in binaries.ready(names).items():
+        print(f"{program} {path}")
 
 
-def _images(arguments: argparse.Namespace) -> None:
-    _check(need_node=True)
-    packages.install_missing()
-    for name, reference in images.deliver(Cluster(arguments.name)).items():
-        print(f"{name} {reference}")
+def _doctor(_: argparse.Namespace) -> int:
+    lacking = checks.failing(Shape(node=True, controllers=True, audit=False))
+    for check in checks.CHECKS:
+        print(f"lacking: {check.what}\n  mend: {check.mend}" if check in lacking else f"ok: {check.what}")
+    if names := packages.missing(packages.FOR_IMAGES):
+        print(f"`up` and `images` will install: {' '.join(names)}")
+    return 1 if lacking else 0
 
 
-def _doctor(_: argparse.Namespace) -> None:
-    _check(need_node=True)
-    print("this machine can run a cluster")
-
-
-def _check(need_node: bool) -> None:
-    lacking = checks.lacking(need_node)
-    if lacking:
-        sys.exit("this machine cannot run a cluster; it lacks\n" + "\n".join(f"- {item}" for item in lacking))
-
-
-_COMMANDS = {
-    "up": _up,
-    "down": _down,
-    "status": _status,
-    "kubeconfig": _kubeconfig,
-    "env": _env,
-    "build": _build,
-    "images": _images,
-    "doctor": _doctor,
-}
-
-
-def _parse() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="trimtab_cluster", description=__doc__)
-    parser.add_argument("command", choices=sorted(_COMMANDS))
-    parser.add_argument("--name", default="demo", help="name of the cluster (default: demo)")
-    parser.add_argument("--all", action="store_true", help="down: every cluster of this user")
-    parser.add_argument("--apiserver-only", action="store_true", help="up: etcd and API server, no node")
-    parser.add_argument("--controllers", action="store_true", help="up --apiserver-only: with the controller manager")
-    return parser.parse_args()
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default="demo", help="which cluster (default: %(default)s)")
+
+    up = commands.add_parser("up", parents=[named], help="bring a cluster up and print its environment")
+    up.add_argument("--apiserver-only", action="store_true", help="only etcd and API server, in a few seconds")
+    up.add_argument("--controllers", action="store_true", help="with --apiserver-only: controllers as well")
+    up.add_argument("--audit", action="store_true", help="log every request, without bodies, to log/audit.log")
+    up.set_defaults(run=_up)
+    down = commands.add_parser("down", parents=[named], help="remove a cluster and everything of it")
+    down.add_argument("--all", action="store_true", help="remove all clusters")
+    down.set_defaults(run=_down)
+    for name, run, text in (
+        ("status", _status, "show the components"),
+        ("kubeconfig", _kubeconfig, "print the path of the administrator's kubeconfig"),
+        ("env", _env, "print the environment for a shell to evaluate"),
+    ):
+        commands.add_parser(name, parents=[named], help=text).set_defaults(run=run)
+    build = commands.add_parser("build", help="get the binaries and print where they are")
+    build.add_argument("component", nargs="*", help="only these (default: all)")
+    build.set_defaults(run=_build)
+    commands.add_parser("doctor", help="say what this machine lacks").set_defaults(run=_doctor)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

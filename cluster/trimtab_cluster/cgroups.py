@@ -1,60 +1,99 @@
-"""A cgroup of its own for each cluster, in every hierarchy of the machine (version 1) or in the one there is (version 2).
+"""A cgroup of its own for each cluster: in every hierarchy (version 1), or in the one there is (version 2).
 
-Two kubelets under one root would take each other's pods for leftovers and end them.
+Two reasons. Two kubelets under one root would take each other's pods for leftovers and end them. And membership is
+inherited and cannot be shaken off: it tells exactly which processes are the cluster's, pods and orphans among them.
 """
 
+import os
 import time
 from pathlib import Path
 
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.processes import kill
 
-_ROOT = Path("/sys/fs/cgroup")
+ROOT = Path("/sys/fs/cgroup")
+
+
+def is_version_2(root: Path = ROOT) -> bool:
+    """Tell whether the machine has the one hierarchy of version 2."""
+    return (root / "cgroup.controllers").exists()
 
 
 def create(cluster: Cluster) -> None:
-    """Make the cluster's cgroup in every hierarchy."""
-    for folder in _folders(cluster):
-        folder.mkdir(exist_ok=True)
-        for setting in ("cpuset.cpus", "cpuset.mems"):
-            # A new cpuset of version 1 is empty, and nothing can run in an empty one.
-            target, source = folder / setting, folder.parent / setting
-            if target.exists() and source.exists() and not target.read_text().strip():
-                target.write_text(source.read_text())
+    """Make the cluster's cgroups; components go into the child `system`, the kubelet puts pods beside it."""
+    for folder in folders(cluster):
+        for child in (folder, folder / "system"):
+            child.mkdir(exist_ok=True)
+            _inherit_cpuset(child)
+        if is_version_2():
+            # A cgroup of version 2 hands controllers on to its children only when told to, level by level.
+            _hand_on_controllers(folder.parent)
+            _hand_on_controllers(folder)
+
+
+def enter(cluster: Cluster) -> None:
+    """Put the calling process into the cluster's cgroups."""
+    for folder in folders(cluster):
+        (folder / "system/cgroup.procs").write_text(str(os.getpid()))
+
+
+def members(cluster: Cluster) -> set[int]:
+    """Return every process in the cluster's cgroups."""
+    return {pid for folder in folders(cluster) for pid in _members(folder)}
 
 
 def remove(cluster: Cluster) -> None:
     """End every process in the cluster's cgroups and remove them."""
-    for folder in _folders(cluster):
-        for _ in range(50):
-            pids = [int(line) for file in folder.rglob("cgroup.procs") for line in _lines(file)]
-            if not pids:
-                break
-            kill(pids)
-            time.sleep(0.05)
-        for child in sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True):
-            if child.is_dir():
-                _rmdir(child)
-        _rmdir(folder)
+    for state in ROOT.glob(f"*/{cluster.namespace}/**/freezer.state"):
+        state.write_text("THAWED")  # a frozen process does not even take SIGKILL
+    deadline = time.monotonic() + 10
+    while (pids := members(cluster)) and time.monotonic() < deadline:
+        kill(pids)
+    for folder in folders(cluster):
+        for child in sorted(folder.rglob("*/"), key=lambda path: len(path.parts), reverse=True):
+            _remove_folder(child)
+        _remove_folder(folder)
 
 
-def _folders(cluster: Cluster) -> list[Path]:
-    name = cluster.namespace
-    if (_ROOT / "cgroup.controllers").exists():
-        return [_ROOT / name]
-    hierarchies = (path for path in _ROOT.iterdir() if path.is_dir() and not path.is_symlink())
-    return [path / name for path in hierarchies if (path / "cgroup.procs").exists()]
+def folders(cluster: Cluster) -> list[Path]:
+    """Return the cluster's cgroup in every hierarchy, whether it is there or not."""
+    if is_version_2():
+        return [ROOT / cluster.namespace]
+    hierarchies = (path for path in ROOT.iterdir() if path.is_dir() and not path.is_symlink())
+    return [path / cluster.namespace for path in hierarchies if (path / "cgroup.procs").exists()]
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
+def _inherit_cpuset(folder: Path) -> None:
+    """Fill a new cpuset of version 1: it is empty, and nothing can run in an empty one."""
+    for setting in ("cpuset.cpus", "cpuset.mems"):
+        target = folder / setting
+        if not is_version_2() and target.exists() and not target.read_text().strip():
+            target.write_text((folder.parent / setting).read_text())
 
 
-def _rmdir(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:
-        return
+def _hand_on_controllers(folder: Path) -> None:
+    for controller in (folder / "cgroup.controllers").read_text().split():
+        (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _members(folder: Path) -> list[int]:
+    pids: list[int] = []
+    for file in folder.rglob("cgroup.procs"):
+        try:
+            pids.extend(int(line) for line in file.read_text().split())
+        except OSError:  # the cgroup went in between, or is a threaded one
+            continue
+    return pids
+
+
+def _remove_folder(folder: Path) -> None:
+    deadline = time.monotonic() + 2
+    while folder.is_dir():
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:  # busy: the kernel takes a moment after the last process
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)

@@ -1,145 +1,160 @@
-"""Up and down: the components in the order in which they need each other, and the way back to nothing."""
+"""The node: containerd, kubelet and kube-proxy, configured so that nothing of theirs lies outside the cluster's places.
+
+The defaults of all three write to fixed paths of the machine (/run/containerd, /var/lib/cni, /var/lib/kubelet), which
+two clusters would share and `down` could not remove.
+"""
 
 import json
-import os
-import shutil
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from trimtab_cluster import cgroups, configs, network, pki, processes
-from trimtab_cluster.binaries import ensure_binaries
-from trimtab_cluster.pause_image import pause_archive
+from trimtab_cluster import dns
+from trimtab_cluster.network import Addresses
 from trimtab_cluster.places import Cluster
-from trimtab_cluster.say import say
+from trimtab_cluster.state import RUNTIME
 
-_WAIT_SECONDS = 90
+Start = Callable[[str, list[str]], None]
 
-
-class NotUp(RuntimeError):
-    """A component did not come up; the text ends with the last lines of its log."""
-
-
-def up(cluster: Cluster, apiserver_only: bool = False, controllers: bool = False) -> None:
-    """Start a cluster. One of that name that is up is left alone; the rest of one that crashed is removed first."""
-    if is_up(cluster):
-        say(f"cluster {cluster.name} is up already")
-        return
-    binaries = ensure_binaries()
-    down(cluster)
-    for folder in (cluster.etc, cluster.log, cluster.run):
-        folder.mkdir(parents=True)
-    addresses = network.create(cluster)
-    pki.make_pki(cluster.etc, addresses.node)
-    _write_files(cluster, addresses.node)
-    starter = _Starter(cluster, binaries, addresses.node)
-    starter.control_plane(controllers or not apiserver_only)
-    if not apiserver_only:
-        starter.node()
-    description = {"node": addresses.node, "apiserverOnly": apiserver_only, "binaries": str(binaries)}
-    (cluster.state / "cluster.json").write_text(json.dumps(description))
-    say(f"cluster {cluster.name} is up; KUBECONFIG={cluster.kubeconfig}")
+NODE = "node1"
+PAUSE_IMAGE = "localhost/pause:1"
+_PODS = "10.244.0.0/24"
 
 
-def down(cluster: Cluster) -> None:
-    """Remove everything that belongs to a cluster, whatever state it is in."""
-    if not (cluster.state.exists() or Path(f"/run/netns/{cluster.namespace}").exists()):
-        return
-    # The kubelet first, lest it starts again what we end; then pods with their cgroup, which no shim holds back.
-    _stop(cluster, "kubelet", "proxy", "scheduler", "controller-manager", "registry", "dns", seconds=3)
-    cgroups.remove(cluster)
-    _stop(cluster, "containerd", seconds=3)
-    # A graceful stop takes the API server a minute, and nothing of it is to be kept.
-    processes.kill(processes.strays(cluster))
-    _unmount(cluster.state)
-    network.remove(cluster)
-    shutil.rmtree(cluster.state, ignore_errors=True)
-    say(f"cluster {cluster.name} is down")
+def start_containerd(cluster: Cluster, start: Start) -> None:
+    """Start the container runtime with the network of the pods."""
+    (cluster.etc / "cni").mkdir()
+    (cluster.etc / "cni/10-pods.conflist").write_text(json.dumps(pod_network(cluster), indent=2))
+    (cluster.etc / "containerd.toml").write_text(containerd_config(cluster))
+    start("containerd", [f"--config={cluster.etc}/containerd.toml"])
 
 
-def is_up(cluster: Cluster) -> bool:
-    """Tell whether a cluster was brought up and its API server still runs."""
-    return (cluster.state / "cluster.json").exists() and processes.recorded(cluster, "apiserver") is not None
+def start_kubelet(cluster: Cluster, addresses: Addresses, start: Start) -> None:
+    """Start the kubelet."""
+    (cluster.etc / "kubelet.json").write_text(json.dumps(kubelet_config(cluster), indent=2))
+    start(
+        "kubelet",
+        [
+            f"--config={cluster.etc}/kubelet.json",
+            f"--kubeconfig={cluster.etc}/kubelet.kubeconfig",
+            f"--hostname-override={NODE}",
+            f"--node-ip={addresses.node}",
+            f"--root-dir={cluster.state}/kubelet",
+            f"--cert-dir={cluster.state}/kubelet/pki",
+        ],
+    )
 
 
-def node_address(cluster: Cluster) -> str:
-    """Return the address of the node, which is reached from this machine alone."""
-    return str(json.loads((cluster.state / "cluster.json").read_text())["node"])
+def start_proxy(cluster: Cluster, start: Start) -> None:
+    """Start the proxy of the services."""
+    (cluster.etc / "kube-proxy.json").write_text(json.dumps(proxy_config(cluster), indent=2))
+    start("kube-proxy", [f"--config={cluster.etc}/kube-proxy.json", f"--hostname-override={NODE}"])
 
 
-class _Starter:
-    """Starts components with the cluster's programs first on the path."""
-
-    def __init__(self, cluster: Cluster, binaries: Path, node: str) -> None:
-        self._cluster = cluster
-        self._binaries = binaries
-        self._node = node
-        self._environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}:/usr/sbin:/sbin"}
-
-    def control_plane(self, controllers: bool) -> None:
-        cluster = self._cluster
-        self._start("etcd", configs.etcd(cluster))
-        self._start("apiserver", configs.apiserver(cluster, self._node))
-        self._wait("apiserver", lambda: self._kubectl("get", "--raw", "/readyz"))
-        if controllers:
-            self._start("controller-manager", configs.controller_manager(cluster))
-            # A namespace without its service account admits no pods.
-            self._wait("controller-manager", lambda: self._kubectl("get", "serviceaccount", "default"))
-
-    def node(self) -> None:
-        cluster, etc = self._cluster, self._cluster.etc
-        cgroups.create(cluster)
-        self._start("scheduler", configs.scheduler(cluster))
-        self._start("registry", ["docker-registry", "serve", f"{etc}/registry.yaml"])
-        self._start("containerd", ["containerd", "-c", f"{etc}/containerd.toml"])
-        self._wait("containerd", lambda: self._ctr("version"))
-        self._ctr("-n", "k8s.io", "images", "import", str(pause_archive(self._binaries)))
-        self._start("kubelet", configs.kubelet(cluster, self._node))
-        self._start("proxy", ["kube-proxy", f"--config={etc}/proxy.yaml", "--hostname-override=node1"])
-        self._start("dns", ["coredns", "-conf", f"{etc}/Corefile"])
-        self._kubectl("apply", "-f", f"{etc}/dns.yaml")
-        ready = ("wait", "--for=condition=Ready", "node/node1", "--timeout=1s")
-        self._wait("kubelet", lambda: self._kubectl(*ready))
-
-    def _start(self, name: str, command: Sequence[str]) -> None:
-        processes.start(self._cluster, name, command, self._environment)
-
-    def _kubectl(self, *arguments: str) -> bool:
-        return self._succeeds("kubectl", "--kubeconfig", str(self._cluster.kubeconfig), *arguments)
-
-    def _ctr(self, *arguments: str) -> bool:
-        return self._succeeds("ctr", "-a", str(self._cluster.containerd_socket), *arguments)
-
-    def _succeeds(self, *command: str) -> bool:
-        program = str(self._binaries / command[0])
-        return subprocess.run([program, *command[1:]], capture_output=True, env=self._environment).returncode == 0
-
-    def _wait(self, name: str, ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while not ready():
-            if processes.recorded(self._cluster, name) is None or time.monotonic() > deadline:
-                raise NotUp(f"{name} did not come up:\n{_tail(self._cluster.log / f'{name}.log')}")
-            time.sleep(0.1)
+def shim_sockets(cluster: Cluster) -> Path:
+    """Return the folder of the shims' sockets: short, as their names take 64 of the 107 characters there are."""
+    return RUNTIME / cluster.name
 
 
-def _write_files(cluster: Cluster, node: str) -> None:
-    for path, content in configs.files(cluster, node).items():
-        target = cluster.etc / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(content.replace("STATE", str(cluster.state)))
+def pod_network(cluster: Cluster) -> dict[str, Any]:
+    """Return the network of the pods: routed links, so that services need no bridge netfilter in the kernel."""
+    addresses = {
+        "type": "host-local",
+        "dataDir": f"{cluster.state}/cni",
+        "ranges": [[{"subnet": _PODS}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
+    return {"cniVersion": "1.0.0", "name": cluster.namespace, "plugins": [{"type": "ptp", "ipam": addresses}]}
 
 
-def _stop(cluster: Cluster, *names: str, seconds: float) -> None:
-    found = (processes.recorded(cluster, name) for name in names)
-    processes.stop([pid for pid in found if pid], seconds)
+def containerd_config(cluster: Cluster) -> str:
+    """Return containerd's configuration.
+
+    restrict_oom_score_adj: without CAP_SYS_RESOURCE runc cannot lower oom_score_adj for the sandbox and dies with
+    "can't get final child's PID from pipe: EOF". The network namespaces of the pods are mounted under the state
+    folder, so `down` removes this cluster's and no other's.
+    """
+    return f"""\
+version = 4
+imports = []
+root = "{cluster.state}/cri/root"
+state = "{cluster.state}/cri/state"
+temp = "{cluster.state}/cri/temp"
+
+[plugins."io.containerd.server.v1.grpc"]
+address = "{cluster.containerd_socket}"
+[plugins."io.containerd.server.v1.ttrpc"]
+address = "{cluster.containerd_socket}.ttrpc"
+[plugins."io.containerd.shim.v1.manager"]
+socket_dir = "{shim_sockets(cluster)}"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{cluster.state}/cri/opt"
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
+[plugins."io.containerd.metadata.v1.bolt"]
+no_sync = true
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{PAUSE_IMAGE}"
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = "{cluster.etc}/certs.d"
+
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["/usr/lib/cni"]
+conf_dir = "{cluster.etc}/cni"
+use_internal_loopback = true
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+Root = "{cluster.state}/cri/runc"
+"""
 
 
-def _unmount(folder: Path) -> None:
-    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for mount in sorted((path for path in mounts if path.startswith(f"{folder}/")), reverse=True):
-        subprocess.run(["umount", "-l", mount], check=False)
+def kubelet_config(cluster: Cluster) -> dict[str, Any]:
+    """Return the kubelet's configuration: pods in the cluster's own cgroup, none evicted from a well-filled disk."""
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": "0.0.0.0",
+        "authentication": {"x509": {"clientCAFile": f"{cluster.etc}/ca.crt"}, "webhook": {"enabled": True}},
+        "authorization": {"mode": "Webhook"},
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{cluster.namespace}",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "containerRuntimeEndpoint": f"unix://{cluster.containerd_socket}",
+        "tlsCertFile": f"{cluster.etc}/kubelet.crt",
+        "tlsPrivateKeyFile": f"{cluster.etc}/kubelet.key",
+        "resolvConf": "/dev/null",
+        "clusterDNS": [dns.ADDRESS],
+        "clusterDomain": dns.DOMAIN,
+        "podLogsDir": f"{cluster.state}/podlogs",
+        "volumePluginDir": f"{cluster.state}/kubelet/volume-plugins",
+        "makeIPTablesUtilChains": False,
+        "serializeImagePulls": False,
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "imageGCHighThresholdPercent": 99,
+        "imageGCLowThresholdPercent": 98,
+    }
 
 
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+def proxy_config(cluster: Cluster) -> dict[str, Any]:
+    """Return the proxy's configuration; connection tracking is the machine's to size."""
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": f"{cluster.etc}/kube-proxy.kubeconfig"},
+        "mode": "nftables",
+        "clusterCIDR": _PODS,
+        "conntrack": {"maxPerCore": 0},
+    }
+
+
+def import_image(cluster: Cluster, archive: Path) -> None:
+    """Give an image to containerd."""
+    client = [str(cluster.bin / "ctr"), "-a", str(cluster.containerd_socket), "-n", "k8s.io"]
+    subprocess.run([*client, "images", "import", str(archive)], check=True, capture_output=True)

@@ -4,37 +4,48 @@ import os
 import shutil
 import subprocess
 
-from trimtab_cluster.say import say
+from trimtab_cluster.errors import ClusterError
+from trimtab_cluster.say import timed
 
-# A command that shows that the package is there, and the package.
-_PACKAGES = {
+# For each package a command of its own, or a file where it has none on the path.
+FOR_APISERVER = {"openssl": "openssl", "iproute2": "ip", "util-linux": "nsenter", "procps": "sysctl", "xz-utils": "xz"}
+FOR_NODE = {
+    **FOR_APISERVER,
     "runc": "runc",
-    "/usr/lib/cni/bridge": "containernetworking-plugins",
-    "nft": "nftables",
-    "ip": "iproute2",
+    "containernetworking-plugins": "/usr/lib/cni/ptp",
+    "nftables": "nft",
     "docker-registry": "docker-registry",
-    "openssl": "openssl",
-    "buildah": "buildah",
-    "skopeo": "skopeo",
-    "mmdebstrap": "mmdebstrap",
-    "xz": "xz-utils",
-    "conntrack": "conntrack",
 }
+FOR_IMAGES = {**FOR_NODE, "buildah": "buildah", "skopeo": "skopeo", "mmdebstrap": "mmdebstrap"}
 
 
-def missing() -> list[str]:
+def missing(packages: dict[str, str]) -> list[str]:
     """Return the packages whose command is not there."""
-    return [package for command, package in _PACKAGES.items() if not shutil.which(command)]
+    return [package for package, command in packages.items() if not shutil.which(command)]
 
 
-def install_missing() -> None:
-    """Install what is missing with apt-get."""
-    packages = missing()
-    if not packages:
+def install_missing(packages: dict[str, str]) -> None:
+    """Install what is missing.
+
+    Raises:
+        ClusterError: this machine has no apt-get, or that failed.
+    """
+    lacking = missing(packages)
+    if not lacking:
         return
-    say(f"installing Debian packages: {' '.join(packages)}")
+    names = " ".join(lacking)
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        raise ClusterError(f"these packages are missing: {names}", "install them (here apt-get or root is lacking)")
+    with timed(f"installing Debian packages: {names}"):
+        _apt_get("update")
+        _apt_get("install", "-y", "--no-install-recommends", *lacking)
+    if "docker-registry" in lacking and shutil.which("systemctl"):
+        # The package starts a service on port 5000 of the machine; each cluster has a registry of its own.
+        subprocess.run(["systemctl", "disable", "--now", "docker-registry"], check=False, capture_output=True)
+
+
+def _apt_get(*arguments: str) -> None:
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-qq"], check=True, env=quiet)
-    # The registry's package starts a service of its own where an init system runs; ours is started by hand.
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
-    subprocess.run(command, check=True, env=quiet, stdout=subprocess.DEVNULL)
+    done = subprocess.run(["apt-get", "-qq", *arguments], check=False, env=quiet, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise ClusterError(f"apt-get {arguments[0]} failed", "see the lines above")

@@ -1,6 +1,6 @@
 module trimtab.dev/cluster/helm
 
-go 1.26.8
+go 1.26.6
 
 tool helm.sh/helm/v4/cmd/helm
 

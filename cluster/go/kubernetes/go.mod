@@ -1,6 +1,6 @@
 module trimtab.dev/cluster/kubernetes
 
-go 1.26.8
+go 1.26.6
 
 replace k8s.io/api => k8s.io/api v0.37.2
 
