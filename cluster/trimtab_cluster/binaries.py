@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from trimtab_cluster.components import Component, component
+from trimtab_cluster.components import COMPONENTS, Component, component
 from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.locks import locked
 from trimtab_cluster.places import REPOSITORY, cache_dir
@@ -23,8 +23,8 @@ def ready(names: Iterable[str]) -> dict[str, Path]:
     """Return the path of every program of the named components, after getting those that are not in the cache."""
     wanted = [component(name) for name in names]
     with locked(_folder() / ".lock"):
-        if missing := [each for each in wanted if not _home(each).is_dir()]:
-            _unpack(missing)
+        if not all(_home(each).is_dir() for each in wanted):
+            _unpack()
         for each in wanted:
             if not _home(each).is_dir():
                 _build(each)
@@ -54,15 +54,16 @@ def _pack() -> Path | None:
     return pack if pack.is_file() else None
 
 
-def _unpack(missing: Iterable[Component]) -> None:
+def _unpack() -> None:
+    """Take every component that the pack holds and the cache lacks."""
     pack = _pack()
     if not pack:
         return
     with tempfile.TemporaryDirectory(dir=_folder()) as unpacked:
         with timed(f"unpacking {pack.name}"):
             subprocess.run(["tar", "-xJf", pack, "-C", unpacked], check=True)
-        for each in missing:
-            if all((Path(unpacked) / file).is_file() for file in each.builds):
+        for each in COMPONENTS:
+            if not _home(each).is_dir() and all((Path(unpacked) / file).is_file() for file in each.builds):
                 _take(each, Path(unpacked))
 
 

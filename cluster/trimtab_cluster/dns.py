@@ -10,9 +10,11 @@ from trimtab_cluster.api import Api
 from trimtab_cluster.network import Addresses
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.registry import NAME
+from trimtab_cluster.waiting import answers
 
 ADDRESS = "10.96.0.10"
 DOMAIN = "cluster.local"
+_READY_PORT = 8181
 
 
 def start_dns(cluster: Cluster, addresses: Addresses, start: Callable[[str, list[str]], None]) -> None:
@@ -22,14 +24,17 @@ def start_dns(cluster: Cluster, addresses: Addresses, start: Callable[[str, list
     start("coredns", [f"-conf={file}"])
 
 
+def is_ready(node: str) -> bool:
+    """Tell whether CoreDNS has read the services and answers."""
+    return answers(f"http://{node}:{_READY_PORT}/ready")
+
+
 def corefile(cluster: Cluster, node: str) -> str:
     """Return CoreDNS's configuration. No cache: the answers are in its memory, and a test wants the newest."""
     return f"""\
 .:53 {{
-    bind {node}
     errors
-    health 127.0.0.1:8080
-    ready 127.0.0.1:8181
+    ready :{_READY_PORT}
     hosts {{
         {node} {NAME}
         fallthrough

@@ -102,6 +102,8 @@ def _join_node(cluster: Cluster, addresses: Addresses, api: Api, start: Callable
     node.start_proxy(cluster, start)
     wait_for(cluster, "kube-apiserver", "the DNS service was made", lambda: dns.announce(api, addresses.node))
     dns.start_dns(cluster, addresses, start)
+    wait_for(cluster, "docker-registry", "the registry answered", lambda: registry.is_ready(addresses.node))
+    wait_for(cluster, "coredns", "DNS answered", lambda: dns.is_ready(addresses.node))
     wait_for(cluster, "kubelet", "the node was Ready", lambda: api.node_is_ready(node.NODE))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from trimtab_cluster.network import Addresses
 from trimtab_cluster.places import Cluster
+from trimtab_cluster.waiting import answers
 
 NAME = "registry.local"
 PORT = 5000
@@ -23,6 +24,11 @@ def configure(cluster: Cluster, addresses: Addresses) -> str:
 def start_registry(cluster: Cluster, addresses: Addresses, start: Callable[[str, list[str]], None]) -> None:
     """Start the registry."""
     start("docker-registry", ["serve", configure(cluster, addresses)])
+
+
+def is_ready(node: str) -> bool:
+    """Tell whether the registry answers."""
+    return answers(f"http://{node}:{PORT}/v2/")
 
 
 def registry_config(cluster: Cluster, node: str) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Waiting for a component to do its part: until it does, until it dies, or until the time is over."""
 
 import time
+import urllib.request
 from collections.abc import Callable
 
 from trimtab_cluster.errors import ClusterError
@@ -23,6 +24,16 @@ def wait_for(cluster: Cluster, component: str, what: str, is_so: Callable[[], bo
         if time.monotonic() > deadline:
             raise ClusterError(f"not so after {seconds} s: {what}\n{_last_lines(cluster, component)}", _mend(cluster))
         time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    """Tell whether a plain HTTP address answers that all is well; proxies of the environment are passed by."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def _last_lines(cluster: Cluster, component: str) -> str:
