@@ -1,0 +1,1 @@
+"""The optimize Job: import a model, run the passes of a plan, measure, and publish the artifact with its report."""

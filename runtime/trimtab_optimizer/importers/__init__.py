@@ -1,0 +1,22 @@
+"""Take the source as the user has it and make sure it is what its `model.yaml` says, before any pass runs."""
+
+from pathlib import Path
+
+from trimtab_api.errors import InvalidPackage
+from trimtab_api.spec import ModelFormat, ModelSource
+
+from trimtab_optimizer.importers.onnx import import_onnx
+from trimtab_optimizer.importers.pytorch import check_pytorch
+from trimtab_optimizer.package import Model, load_package
+
+
+def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
+    """Return the source, checked; an ONNX source is laid out in `target` like an artifact. Raises InvalidPackage."""
+    model = load_package(folder)
+    if model.package.format is not source.format:
+        said = f"model.yaml says format {model.package.format}, the spec says {source.format}"
+        raise InvalidPackage(f"{said}; make spec.model.format match the package")
+    if source.format is ModelFormat.ONNX:
+        return import_onnx(model, target)
+    check_pytorch(model, source.allow_pickle)
+    return model

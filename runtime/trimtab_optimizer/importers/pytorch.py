@@ -1,0 +1,166 @@
+"""PyTorch packages: code of the package builds the module, safetensors fill it.
+
+The code of a package runs in this process; the Job is its cage (no token, read-only root, no other network).
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from trimtab_api.errors import InvalidPackage, UnsafeFormat
+from trimtab_api.package import ModelPackage
+
+from trimtab_optimizer.package import Model
+from trimtab_optimizer.tensors import dtype_of, example_inputs, fits
+
+_PICKLED = frozenset({".pth", ".pt", ".pkl", ".bin", ".ckpt"})
+_SEED = 0
+_LISTED = 8
+
+
+def check_pytorch(model: Model, allow_pickle: bool) -> None:
+    """Build the module, fill it and run it on two and three made-up rows. Raises InvalidPackage or UnsafeFormat."""
+    module = load_module(model, allow_pickle)
+    for rows in (2, 3):
+        _check_outputs(_run(module, model.package, rows), model.package, rows)
+
+
+def load_module(model: Model, allow_pickle: bool) -> nn.Module:
+    """Return the module with its weights, ready for inference."""
+    module = _build(model)
+    try:
+        missing, unexpected = _fill(module, model.weights, allow_pickle)
+    except RuntimeError as error:
+        raise InvalidPackage(f"{model.package.weights} does not fit the module: {_flat(error)}") from error
+    if missing or unexpected:
+        complaint = f"missing: {_listed(missing)}; unexpected: {_listed(unexpected)}"
+        raise InvalidPackage(f"{model.package.weights} does not fit the module ({complaint}); save its own state_dict")
+    return module.eval()
+
+
+def ordered_outputs(found: object, package: ModelPackage) -> list[torch.Tensor]:
+    """Return what a module gave, in the order of model.yaml. Raises InvalidPackage where tensors are missing."""
+    values: list[object]
+    if isinstance(found, dict):
+        absent = [tensor.name for tensor in package.outputs if tensor.name not in found]
+        if absent:
+            raise InvalidPackage(f"the module gives no output {_listed(absent)} (found: {_listed(sorted(found))})")
+        values = [found[tensor.name] for tensor in package.outputs]
+    else:
+        values = list(found) if isinstance(found, tuple | list) else [found]
+    if len(values) != len(package.outputs) or not all(isinstance(value, torch.Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values)
+        raise InvalidPackage(f"the module gives ({kinds}), but model.yaml names {len(package.outputs)} output tensors")
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def _build(model: Model) -> nn.Module:
+    name = model.package.entrypoint or ""
+    with _importable(model.folder):
+        build = _entrypoint(model.folder, name)
+        try:
+            module = build()
+        except (Exception, SystemExit) as error:
+            raise InvalidPackage(f"entrypoint {name} raised {type(error).__name__}: {_flat(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise InvalidPackage(f"entrypoint {name} gave {type(module).__name__}, expected a torch.nn.Module")
+    return module
+
+
+def _entrypoint(folder: Path, name: str) -> Callable[[], object]:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise InvalidPackage(f"entrypoint `{name}` is not of the form module:callable")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise InvalidPackage(f"entrypoint {name} cannot be imported: {type(error).__name__}: {_flat(error)}") from error
+    origin = getattr(module, "__file__", None)
+    if origin is None or folder.resolve() not in Path(origin).resolve().parents:
+        raise InvalidPackage(f"entrypoint {name}: `{module_name}` is not a module of the package; rename or add it")
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise InvalidPackage(f"entrypoint {name}: {module_name} has no callable `{attribute}`")
+    return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let modules of the package be imported; forget them afterwards, since the next package may use the same names."""
+    before, writes = set(sys.modules), sys.dont_write_bytecode
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        sys.dont_write_bytecode = writes
+        for name in set(sys.modules) - before:
+            if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
+
+
+def _fill(module: nn.Module, weights: Path, allow_pickle: bool) -> tuple[list[str], list[str]]:
+    """Load the weights and return the names that are missing and those that are too many."""
+    if weights.suffix in _PICKLED:
+        found = module.load_state_dict(_unpickle(weights, allow_pickle), strict=False)
+        return list(found.missing_keys), list(found.unexpected_keys)
+    try:
+        missing, unexpected = safetensors.torch.load_model(module, weights, strict=False)
+    except SafetensorError as error:
+        raise InvalidPackage(f"{weights.name} is not a safetensors file ({error}); save it again") from error
+    return sorted(missing), sorted(unexpected)
+
+
+def _unpickle(weights: Path, allow_pickle: bool) -> dict[str, Any]:
+    if not allow_pickle:
+        mend = "save with safetensors.torch.save_file, or set spec.model.allowPickle: true if you trust its origin"
+        raise UnsafeFormat(f"{weights.name} is pickled: reading it can run any code; {mend}")
+    try:
+        found = torch.load(weights, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise InvalidPackage(f"{weights.name} cannot be read: {type(error).__name__}: {_flat(error)}") from error
+    found = found.state_dict() if isinstance(found, nn.Module) else found
+    if not isinstance(found, dict):
+        raise InvalidPackage(f"{weights.name} holds {type(found).__name__}, expected a state_dict")
+    return found
+
+
+def _run(module: nn.Module, package: ModelPackage, rows: int) -> list[torch.Tensor]:
+    inputs = [torch.from_numpy(value) for value in example_inputs(package.inputs, rows, _SEED).values()]
+    try:
+        with torch.inference_mode():
+            found = module(*inputs)
+    except Exception as error:
+        shapes = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in package.inputs)
+        raise InvalidPackage(
+            f"the module cannot take the inputs of model.yaml ({shapes}): {type(error).__name__}: {_flat(error)}"
+        ) from error
+    return ordered_outputs(found, package)
+
+
+def _check_outputs(found: list[torch.Tensor], package: ModelPackage, rows: int) -> None:
+    for value, tensor in zip(found, package.outputs, strict=True):
+        wanted = (rows, *tensor.shape[1:])
+        if not fits(tuple(value.shape), wanted):
+            shape = ["rows", *value.shape[1:]] if value.ndim and value.shape[0] == rows else list(value.shape)
+            raise InvalidPackage(f"output {tensor.name} has the shape {shape}, model.yaml says {list(tensor.shape)}")
+        if value.numpy().dtype != dtype_of(tensor):
+            raise InvalidPackage(f"output {tensor.name} is {value.dtype}, model.yaml says {tensor.datatype}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(names[:_LISTED]) or "none") + more
+
+
+def _flat(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]

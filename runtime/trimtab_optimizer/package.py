@@ -1,0 +1,75 @@
+"""A model as a folder with `model.yaml`: read it, write it, and know how far it has come."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+import yaml
+from pydantic import ValidationError
+from trimtab_api.contract import explain
+from trimtab_api.errors import InvalidPackage
+from trimtab_api.package import MANIFEST_FILE, ONNX_FILE, ModelPackage
+from trimtab_api.spec import ModelFormat
+
+
+class Stage(StrEnum):
+    """How far a model has come; a pass takes a model at some stages and gives it back at one."""
+
+    PYTORCH = "pytorch"
+    ONNX = "onnx"
+    QUANTIZED = "quantized onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model on disk. `package` is the content of the folder's `model.yaml`."""
+
+    folder: Path
+    package: ModelPackage
+
+    @property
+    def weights(self) -> Path:
+        """Return the file with the weights; for ONNX, the graph."""
+        return confined(self.folder, self.package.weights or ONNX_FILE)
+
+    def size_bytes(self) -> int:
+        """Return the bytes of the weights, external data of an ONNX graph included."""
+        beside = self.folder.rglob(f"{self.weights.name}.data") if self.package.format is ModelFormat.ONNX else ()
+        return sum(path.stat().st_size for path in (self.weights, *beside))
+
+
+def load_package(folder: Path) -> Model:
+    """Read `model.yaml`. Raises InvalidPackage naming what is missing or wrong in it."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        found = ", ".join(sorted(item.name for item in folder.iterdir())[:10]) or "nothing"
+        raise InvalidPackage(
+            f"the package has no {MANIFEST_FILE} (found: {found}); add one that names format and inputs"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Model(folder, ModelPackage.model_validate(content))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidPackage(f"{MANIFEST_FILE} is not YAML: {error}") from error
+    except ValidationError as error:
+        raise InvalidPackage(f"{MANIFEST_FILE} is not valid: {explain(error)}") from error
+
+
+def write_package(folder: Path, package: ModelPackage) -> Model:
+    """Write `model.yaml` into a folder that holds the weights."""
+    text = yaml.safe_dump(package.to_dict(), sort_keys=True, allow_unicode=False)
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    return Model(folder, package)
+
+
+def confined(folder: Path, name: str) -> Path:
+    """Return a file of the package. Raises InvalidPackage for names that lead outside and for missing files."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        raise InvalidPackage(f"`{name}` leads outside the package; name a file inside it")
+    found = folder / path
+    if any(part.is_symlink() for part in (found, *found.parents) if part != folder and folder in part.parents):
+        raise InvalidPackage(f"`{name}` is a link; put the file itself into the package")
+    if not found.is_file():
+        raise InvalidPackage(f"the package has no file `{name}`; add it or mend its name in {MANIFEST_FILE}")
+    return found

@@ -1,0 +1,50 @@
+"""The passes and where they may stand. A new pass is one file, one test and one row of PASSES."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from trimtab_api.errors import PassFailed
+from trimtab_api.plan import Plan
+from trimtab_api.spec import OptimizationPass
+
+from trimtab_optimizer.package import Model, Stage
+from trimtab_optimizer.passes.contract import Outcome, Workplace
+from trimtab_optimizer.passes.convert import convert
+from trimtab_optimizer.passes.quantize import quantize
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """`run` makes a new model folder from a model at one of the stages in `takes`; the result stands at `gives`."""
+
+    run: Callable[[OptimizationPass, Model, Workplace], Outcome]
+    takes: frozenset[Stage]
+    gives: Stage
+
+
+PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
+    {
+        "convert": Pass(convert, frozenset({Stage.PYTORCH, Stage.ONNX}), Stage.ONNX),
+        "quantize": Pass(quantize, frozenset({Stage.ONNX}), Stage.QUANTIZED),
+    }
+)
+
+
+def check_order(plan: Plan) -> None:
+    """Refuse a plan whose passes cannot follow each other, before any of them runs. Raises PassFailed."""
+    stage, before = Stage(plan.source.format), f"a {plan.source.format} source"
+    for number, item in enumerate(plan.passes, start=1):
+        step = PASSES.get(item.kind)
+        if step is None:
+            raise PassFailed(f"pass {number}: there is no pass `{item.kind}`; known: {', '.join(PASSES)}")
+        if stage not in step.takes:
+            needs = " or ".join(sorted(step.takes))
+            raise PassFailed(
+                f"pass {number} ({item.kind}) cannot follow {before}: it needs a model in {needs}, not {stage}; "
+                "change the order of the passes or leave one out"
+            )
+        stage, before = step.gives, f"pass {number} ({item.kind})"
+    if stage is Stage.PYTORCH:
+        raise PassFailed(f"the plan ends with {before}, which cannot be served; add the pass `convert: {{to: onnx}}`")

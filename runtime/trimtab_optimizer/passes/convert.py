@@ -1,0 +1,148 @@
+"""convert: a PyTorch module becomes ONNX with a dynamic batch axis, and has to predict the same.
+
+The exported file must not depend on where or when it was made, so traces of the exporting process (stack traces with
+paths, in node metadata) are taken out.
+"""
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from trimtab_api.errors import PassFailed
+from trimtab_api.package import ONNX_FILE, ModelPackage
+from trimtab_api.spec import ModelFormat, OptimizationPass
+
+from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
+from trimtab_optimizer.package import Model, write_package
+from trimtab_optimizer.passes.contract import Outcome, Workplace
+from trimtab_optimizer.predict import predictor_of
+from trimtab_optimizer.tensors import example_inputs
+
+# Largest difference between torch and ONNX, relative to the largest output where that is above one.
+TOLERANCE: Final = 1e-4
+
+_EXAMPLE_ROWS = 2
+_COMPARED_ROWS = 64
+_LARGEST_INLINE = 1 << 30  # protobuf ends at 2 GiB; weights beyond this go beside the graph
+
+
+def convert(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
+    """Return the model as ONNX. Raises PassFailed where it cannot be exported or predicts something else."""
+    wanted = item.convert.to if item.convert else "onnx"
+    if wanted != "onnx":
+        raise PassFailed(f"convert cannot make `{wanted}`; use `convert: {{to: onnx}}`")
+    if model.package.format is ModelFormat.ONNX:
+        shutil.copytree(model.folder, work.target)
+        return Outcome(Model(work.target, model.package), {"note": "the model was ONNX already: nothing was done"})
+    work.target.mkdir(parents=True)
+    _export(model, work)
+    package = model.package.model_copy(
+        update={"format": ModelFormat.ONNX, "weights": ONNX_FILE, "entrypoint": None},
+    )
+    made = write_package(work.target, package)
+    return Outcome(made, {"tolerance": TOLERANCE, "maxDifference": _verify(model, made, work)})
+
+
+class _Ordered(nn.Module):
+    """Gives the outputs of a module as a tuple, in the order of model.yaml."""
+
+    def __init__(self, module: nn.Module, package: ModelPackage) -> None:
+        super().__init__()
+        self.module = module
+        self._package = package
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(ordered_outputs(self.module(*inputs), self._package))
+
+
+def _export(model: Model, work: Workplace) -> None:
+    module = _Ordered(load_module(model, work.allow_pickle), model.package).eval()
+    inputs = _rows(model.package, work, _EXAMPLE_ROWS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                module,
+                tuple(torch.from_numpy(value) for value in inputs.values()),
+                dynamo=True,
+                dynamic_shapes=(_dynamic_axes(model.package),),
+                input_names=[tensor.name for tensor in model.package.inputs],
+                output_names=[tensor.name for tensor in model.package.outputs],
+                optimize=True,
+                verbose=False,
+            )
+    except Exception as error:
+        raise PassFailed(f"convert cannot export the module to ONNX: {_cause(error)}") from error
+    if program is None:
+        raise PassFailed("convert cannot export the module to ONNX: the exporter gave nothing")
+    _save(program.model, module, work.target / ONNX_FILE)
+
+
+def _dynamic_axes(package: ModelPackage) -> tuple[dict[int, Any], ...]:
+    """Return the free axes of each input: the batch, which they share, and the others that are -1."""
+    batch, free = torch.export.Dim("batch"), torch.export.Dim.DYNAMIC
+    return tuple(
+        {0: batch} | {axis: free for axis, length in enumerate(tensor.shape) if axis and length < 0}
+        for tensor in package.inputs
+    )
+
+
+def _save(graph: onnx_ir.Model, module: nn.Module, path: Path) -> None:
+    graph.metadata_props.clear()
+    graph.doc_string = None
+    for node in onnx_ir.traversal.RecursiveGraphIterator(graph.graph):
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.graph.inputs, *graph.graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.graph.metadata_props.clear()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    onnx_ir.save(graph, path, external_data=f"{ONNX_FILE}.data" if size > _LARGEST_INLINE else None)
+
+
+def _verify(source: Model, made: Model, work: Workplace) -> float:
+    """Return the largest difference of the predictions, relative as TOLERANCE says. Raises PassFailed above it."""
+    inputs = _rows(source.package, work, _COMPARED_ROWS)
+    expected = predictor_of(source, work.allow_pickle).predict(inputs)
+    found = predictor_of(made, work.allow_pickle).predict(inputs)
+    worst = max(_difference(a, b) for a, b in zip(expected, found, strict=True))
+    if not worst <= TOLERANCE:
+        raise PassFailed(
+            f"convert: ONNX and PyTorch differ by {worst:.2e}, allowed is {TOLERANCE:.0e}; "
+            "look for operators that depend on the batch or on random numbers in the module"
+        )
+    return worst
+
+
+def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    if expected.shape != found.shape:
+        raise PassFailed(f"convert: ONNX gives the shape {list(found.shape)}, PyTorch {list(expected.shape)}")
+    if not expected.size:
+        return 0.0
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
+
+
+def _rows(package: ModelPackage, work: Workplace, count: int) -> dict[str, NDArray[Any]]:
+    """Return real rows where the plan has data, else made-up ones; always `count`, so that the batch can vary."""
+    data = work.evaluation or work.calibration
+    if data is None or data.rows < count:
+        return example_inputs(package.inputs, count, work.seed)
+    return next(data.batches(count))
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost error, which says what the module did; the exporter's own text is pages long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

@@ -1,0 +1,67 @@
+"""From a plan that nobody carried out yet (known.py) to its published artifact.
+
+    check the order of passes -> pull and check all input -> measure the source
+    -> longest start of the passes that the registry holds -> the other passes, each pushed when done and measured
+    -> report.json -> artifact -> plan tag
+
+The plan tag comes last: who finds it finds all the rest.
+"""
+
+import random
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from trimtab_api.report import OptimizationResult
+
+from trimtab_optimizer.config import OptimizerConfig
+from trimtab_optimizer.data import load_data
+from trimtab_optimizer.evaluate import compare
+from trimtab_optimizer.importers import import_source
+from trimtab_optimizer.logs import say
+from trimtab_optimizer.passes import check_order
+from trimtab_optimizer.progress import run_passes
+from trimtab_optimizer.publish import publish
+from trimtab_optimizer.run import SEED, Run
+from trimtab_optimizer.store import Store
+
+
+def make_artifact(config: OptimizerConfig, store: Store, resolved: Mapping[str, str]) -> OptimizationResult:
+    """Make and publish the artifact of a plan. Raises errors of trimtab_api.errors."""
+    check_order(config.plan)
+    run = _prepare(config, store, resolved)
+    source = run.measure(run.source)
+    records, model, result = run_passes(run)
+    say("measured", **result.to_dict())
+    return publish(run, model, records, compare(source, result), result.notes)
+
+
+def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str]) -> Run:
+    """Pull and check everything a plan reads, so that bad input fails before the first long pass."""
+    plan, scratch = config.plan, config.scratch / "run"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    _seed_everything()
+    folders = {uri: scratch / f"pulled-{number}" for number, uri in enumerate(plan.uris())}
+    for uri, folder in folders.items():
+        store.pull(_pinned(uri, resolved[uri]), folder)
+        say("pulled", uri=uri, digest=resolved[uri])
+    source = import_source(plan.source, folders[plan.source.uri], scratch / "source")
+    data = {
+        uri: load_data(folders[uri], source.package, need_labels=uri == plan.evaluation_data)
+        for uri in plan.uris()
+        if uri != plan.source.uri
+    }
+    return Run(plan, resolved, store, config.artifact_repository, scratch, source, data)
+
+
+def _pinned(uri: str, digest: str) -> str:
+    """Return a URI that names what was resolved, even if its tag has moved since."""
+    return uri if "@" in uri else f"{uri}@{digest}"
+
+
+def _seed_everything() -> None:
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)

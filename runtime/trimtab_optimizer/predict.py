@@ -1,0 +1,79 @@
+"""Run a model, whatever made it: one protocol, so that source and result are measured by the same code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from trimtab_api.errors import InvalidPackage
+from trimtab_api.package import ModelPackage
+from trimtab_api.spec import ModelFormat
+
+from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
+from trimtab_optimizer.package import Model
+from trimtab_optimizer.tensors import Arrays
+
+_NO_MEMORY = ("bad_alloc", "allocate memory", "bad allocation")
+
+
+class Predictor(Protocol):
+    """Computes all outputs for a batch of rows, in the order of model.yaml."""
+
+    def predict(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Return one array per output, first axis the rows."""
+
+
+class OnnxPredictor:
+    """Runs an ONNX file in ONNX Runtime on the CPU; `threads` 0 stands for all."""
+
+    def __init__(self, path: Path, package: ModelPackage, threads: int = 1) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has no public base class of its errors
+            if any(word in str(error) for word in _NO_MEMORY):
+                raise MemoryError(str(error)) from error
+            raise InvalidPackage(f"ONNX Runtime cannot load {path.name}: {error}") from error
+        self._outputs = [tensor.name for tensor in package.outputs]
+
+    def predict(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Return one array per output."""
+        return [np.asarray(value) for value in self._session.run(self._outputs, dict(inputs))]
+
+
+class TorchPredictor:
+    """Runs the module of a PyTorch package."""
+
+    def __init__(self, model: Model, allow_pickle: bool) -> None:
+        self._module = load_module(model, allow_pickle)
+        self._package = model.package
+
+    def predict(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Return one array per output."""
+        rows = [torch.from_numpy(np.ascontiguousarray(inputs[tensor.name])) for tensor in self._package.inputs]
+        with torch.inference_mode():
+            return [value.numpy() for value in ordered_outputs(self._module(*rows), self._package)]
+
+
+def predictor_of(model: Model, allow_pickle: bool, threads: int = 1) -> Predictor:
+    """Return what runs a model. Raises InvalidPackage where it cannot be loaded."""
+    if model.package.format is ModelFormat.PYTORCH:
+        return TorchPredictor(model, allow_pickle)
+    return OnnxPredictor(model.weights, model.package, threads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

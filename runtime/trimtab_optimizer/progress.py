@@ -1,0 +1,97 @@
+"""Run the passes of a plan, starting after the last one the registry holds.
+
+Each finished pass is pushed at once under a tag made of the plan up to there, with the records of the passes so far as
+annotation. So a Job that is killed goes on after its last finished pass, and so does another plan with the same start.
+"""
+
+import json
+import shutil
+import time
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+from trimtab_api.contract import canonical_json
+from trimtab_api.group import GROUP
+from trimtab_api.plan import tag_of
+from trimtab_api.spec import OptimizationPass
+
+from trimtab_optimizer.data import Dataset
+from trimtab_optimizer.evaluate import Figures
+from trimtab_optimizer.logs import say
+from trimtab_optimizer.package import Model, load_package
+from trimtab_optimizer.passes import PASSES
+from trimtab_optimizer.report import PassRecord
+from trimtab_optimizer.run import SEED, Run
+from trimtab_optimizer.store import repository_uri
+
+_ANNOTATION_PASSES: Final = f"{GROUP}.passes"
+
+Records = tuple[PassRecord, ...]
+
+
+def run_passes(run: Run) -> tuple[Records, Model, Figures]:
+    """Return the records of all passes, the model that the last one gave, and what was measured of it."""
+    records, model = _resume(run)
+    figures = run.measure(model)
+    for number in range(len(records) + 1, len(run.plan.passes) + 1):
+        record, model = _run_pass(run, number, model)
+        records = (*records, record)
+        digest = run.store.push(model.folder, run.repository, (_tag(run, number),), _annotations(records))
+        say("pass finished", number=number, name=record.name, seconds=record.seconds, digest=digest)
+        figures = run.measure(model)
+        records = (*records[:-1], record.model_copy(update={"metrics": figures.to_dict()}))
+    return records, model, figures
+
+
+def _resume(run: Run) -> tuple[Records, Model]:
+    """Return the longest start of the plan that the registry holds, and its model; at worst none, and the source."""
+    for count in range(len(run.plan.passes), 0, -1):
+        found = run.store.find(run.repository, _tag(run, count))
+        records = _read_records(found[1]) if found else None
+        if found is None or records is None or len(records) != count:
+            continue
+        folder = run.scratch / f"pass-{count}"
+        run.store.pull(repository_uri(run.repository, digest=found[0]), folder)
+        say("passes reused", count=count, digest=found[0])
+        return tuple(record.model_copy(update={"state": "Reused"}) for record in records), load_package(folder)
+    return (), run.source
+
+
+def _run_pass(run: Run, number: int, model: Model) -> tuple[PassRecord, Model]:
+    item = run.plan.passes[number - 1]
+    say("pass started", number=number, name=item.kind)
+    work = run.workplace(f"pass-{number}", _calibration(run, item))
+    before, start = model.size_bytes(), time.monotonic()
+    outcome = PASSES[item.kind].run(item, model, work)
+    shutil.rmtree(work.scratch)
+    record = PassRecord(
+        name=item.kind,
+        state="Succeeded",
+        parameters=item.to_dict()[item.kind],
+        seconds=round(time.monotonic() - start, 3),
+        size_bytes=outcome.model.size_bytes(),
+        size_bytes_before=before,
+        seed=SEED,
+        notes=outcome.notes,
+    )
+    return record, outcome.model
+
+
+def _calibration(run: Run, item: OptimizationPass) -> Dataset | None:
+    return run.data[item.quantize.calibration.uri] if item.quantize and item.quantize.calibration else None
+
+
+def _tag(run: Run, count: int) -> str:
+    return tag_of(run.plan.pass_key(count, run.resolved), "pass")
+
+
+def _annotations(records: Records) -> dict[str, str]:
+    return {_ANNOTATION_PASSES: canonical_json([record.to_dict() for record in records])}
+
+
+def _read_records(annotations: dict[str, str]) -> Records | None:
+    """Return the stored records; what cannot be read counts as not there, and is made again."""
+    try:
+        return TypeAdapter(Records).validate_python(json.loads(annotations[_ANNOTATION_PASSES]))
+    except (KeyError, ValueError, ValidationError):
+        return None

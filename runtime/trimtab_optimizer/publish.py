@@ -1,0 +1,59 @@
+"""Publish an artifact and, last of all, the tag by which its plan finds it.
+
+The plan tag is a manifest of its own: the artifact's layers, with the result as annotation. A result that names the
+artifact's digest cannot be part of what that digest covers.
+"""
+
+import shutil
+from collections.abc import Mapping
+from typing import Final
+
+from trimtab_api.contract import canonical_json
+from trimtab_api.group import ANNOTATION_RESULT
+from trimtab_api.package import ONNX_FILE
+from trimtab_api.plan import tag_of
+from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
+from trimtab_api.spec import Convert, ModelFormat, OptimizationPass
+
+from trimtab_optimizer.logs import say
+from trimtab_optimizer.package import Model
+from trimtab_optimizer.passes import PASSES
+from trimtab_optimizer.progress import Records
+from trimtab_optimizer.report import write_report
+from trimtab_optimizer.run import Run
+
+_CONVERT: Final = OptimizationPass(convert=Convert())
+
+
+def publish(
+    run: Run, model: Model, records: Records, metrics: tuple[MeasuredMetric, ...], notes: Mapping[str, str]
+) -> OptimizationResult:
+    """Push model and report as the artifact of the plan, and return the result that the plan tag carries."""
+    key = run.plan.key(run.resolved)
+    folder = run.scratch / "artifact"
+    shutil.copytree(model.folder, folder, copy_function=shutil.copyfile)
+    write_report(folder, run.plan, run.resolved, records, metrics, notes)
+    digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {})
+    result = OptimizationResult(
+        artifact=f"{run.repository}@{digest}",
+        plan=key,
+        resolved=dict(run.resolved),
+        passes=tuple(record.summary() for record in records),
+        metrics=metrics,
+        unoptimized=_publish_unoptimized(run) if run.plan.keep_unoptimized else None,
+    )
+    annotations = {ANNOTATION_RESULT: canonical_json(result.to_dict())}
+    run.store.retag(run.repository, digest, (tag_of(key, "plan"),), annotations)
+    say("published", artifact=result.artifact, plan=key)
+    return result
+
+
+def _publish_unoptimized(run: Run) -> Unoptimized:
+    """Push the source merely converted; all plans of one source share it."""
+    model = run.source
+    if model.package.format is ModelFormat.PYTORCH:
+        model = PASSES[_CONVERT.kind].run(_CONVERT, model, run.workplace("unoptimized")).model
+    tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
+    digest = run.store.push(model.folder, run.repository, (tag,), {})
+    say("unoptimized published", digest=digest, file=ONNX_FILE)
+    return Unoptimized(artifact=f"{run.repository}@{digest}", size_bytes=model.size_bytes())

@@ -1,0 +1,68 @@
+"""report.json: everything that was done and measured, inside the artifact beside the model it tells of."""
+
+import json
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from trimtab_api.contract import Contract
+from trimtab_api.package import REPORT_FILE
+from trimtab_api.plan import OPTIMIZER_VERSION, Plan
+from trimtab_api.report import MeasuredMetric, PassReport
+
+_TOOLS: Final = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy", "trimtab")
+
+
+class PassRecord(Contract):
+    """One pass of this artifact. `metrics` is absent for a pass whose result was found in the registry."""
+
+    name: str
+    state: str  # Succeeded | Reused
+    parameters: dict[str, Any]
+    seconds: float
+    size_bytes: int
+    size_bytes_before: int
+    seed: int
+    notes: dict[str, Any]
+    metrics: dict[str, float] | None = None
+
+    def summary(self) -> PassReport:
+        """Return what the Job tells of this pass."""
+        return PassReport(name=self.name, state=self.state, seconds=self.seconds, size_bytes=self.size_bytes)
+
+
+def write_report(
+    folder: Path,
+    plan: Plan,
+    resolved: Mapping[str, str],
+    passes: tuple[PassRecord, ...],
+    metrics: tuple[MeasuredMetric, ...],
+    notes: Mapping[str, str],
+) -> None:
+    """Write report.json into the folder of an artifact."""
+    document = {
+        "optimizerVersion": OPTIMIZER_VERSION,
+        "plan": {"digest": plan.key(resolved), **plan.to_dict()},
+        "resolved": dict(resolved),
+        "tools": tool_versions(),
+        "passes": [item.to_dict() for item in passes],
+        "metrics": [item.to_dict() | _note(item.name, notes) for item in metrics],
+    }
+    (folder / REPORT_FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of what took part."""
+    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
+    for name in _TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # an image may hold the sources alone
+            continue
+    return found
+
+
+def _note(name: str, notes: Mapping[str, str]) -> dict[str, str]:
+    return {"note": notes[name]} if name in notes else {}

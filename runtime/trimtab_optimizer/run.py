@@ -1,0 +1,51 @@
+"""One run of a plan: what every step needs, and nothing that changes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from trimtab_api.plan import Plan
+
+from trimtab_optimizer.data import Dataset
+from trimtab_optimizer.evaluate import Figures, measure
+from trimtab_optimizer.package import Model
+from trimtab_optimizer.passes.contract import Workplace
+from trimtab_optimizer.store import Store
+
+SEED: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A plan with its digests, its inputs on disk and in memory, and the place for its results."""
+
+    plan: Plan
+    resolved: Mapping[str, str]
+    store: Store
+    repository: str
+    scratch: Path
+    source: Model
+    data: Mapping[str, Dataset] = field(default_factory=dict)
+
+    @property
+    def evaluation(self) -> Dataset | None:
+        """Return the evaluation data, if the plan names any."""
+        return self.data[self.plan.evaluation_data] if self.plan.evaluation_data else None
+
+    def measure(self, model: Model) -> Figures:
+        """Measure a model on the evaluation data."""
+        return measure(model, self.evaluation, self.plan.source.allow_pickle, SEED)
+
+    def workplace(self, name: str, calibration: Dataset | None = None) -> Workplace:
+        """Return new folders for one pass."""
+        scratch = self.scratch / f"{name}-scratch"
+        scratch.mkdir(parents=True)
+        return Workplace(
+            target=self.scratch / name,
+            scratch=scratch,
+            seed=SEED,
+            allow_pickle=self.plan.source.allow_pickle,
+            calibration=calibration,
+            evaluation=self.evaluation,
+        )

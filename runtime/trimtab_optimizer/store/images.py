@@ -1,0 +1,137 @@
+"""The store itself: packs and unpacks images over a transport, and believes no byte whose digest it did not compute."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from trimtab_api.errors import DigestMismatch, InvalidPackage, SourceNotFound
+
+from trimtab_optimizer.store.extract import Extractor, Limits
+from trimtab_optimizer.store.image import INDEX_TYPE, Blob, digest_bytes, pack, read_blob, write_manifest
+from trimtab_optimizer.store.reference import Reference, repository_uri
+
+_INDEX_TYPES = frozenset({INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json"})
+
+
+class Transport(Protocol):
+    """Moves bytes of one kind of registry. Raises Unauthorized and RegistryUnavailable; None stands for not found."""
+
+    def get_manifest(self, reference: Reference) -> bytes | None:
+        """Return the manifest that a reference names."""
+
+    def get_blob(self, reference: Reference, digest: str, target: Path, size: int) -> bool:
+        """Write a blob to a file, at most `size` bytes and one more; False where it does not exist."""
+
+    def put_blob(self, reference: Reference, blob: Blob) -> None:
+        """Store a blob unless it is there."""
+
+    def put_manifest(self, reference: Reference, manifest: bytes, tags: tuple[str, ...]) -> None:
+        """Store a manifest under its digest and under tags."""
+
+
+class ImageStore:
+    """Implements store.Store over a transport."""
+
+    def __init__(self, transport: Transport, limits: Limits | None = None) -> None:
+        self._transport = transport
+        self._limits = limits
+
+    def resolve(self, uri: str) -> str:
+        """Return the digest a URI stands for now. Raises SourceNotFound."""
+        return digest_bytes(self._manifest(Reference.parse(uri)))
+
+    def pull(self, uri: str, folder: Path) -> str:
+        """Unpack an image into a new folder and return its digest. Raises DigestMismatch and InvalidPackage."""
+        reference = Reference.parse(uri)
+        manifest = self._manifest(reference)
+        extractor = Extractor(folder, self._limits)
+        for layer in _layers(self._image_manifest(reference, manifest), reference):
+            self._pull_layer(reference, layer, extractor, folder.parent)
+        return digest_bytes(manifest)
+
+    def push(self, folder: Path, repository: str, tags: tuple[str, ...], annotations: Mapping[str, str]) -> str:
+        """Publish a folder under tags and return its digest."""
+        reference = Reference.parse(repository_uri(repository))
+        with tempfile.TemporaryDirectory(prefix=".push-", dir=folder.parent) as scratch:
+            image = pack(folder, annotations, Path(scratch))
+            for blob in image.blobs:
+                self._transport.put_blob(reference, blob)
+            self._transport.put_manifest(reference, image.manifest, tags)
+        return digest_bytes(image.manifest)
+
+    def retag(self, repository: str, digest: str, tags: tuple[str, ...], annotations: Mapping[str, str]) -> str:
+        """Publish an image of the repository once more, with other annotations."""
+        reference = Reference.parse(repository_uri(repository, digest=digest))
+        manifest = write_manifest(_parse(self._manifest(reference), reference), annotations)
+        self._transport.put_manifest(reference, manifest, tags)
+        return digest_bytes(manifest)
+
+    def find(self, repository: str, tag: str) -> tuple[str, dict[str, str]] | None:
+        """Return digest and annotations of a tag, or None where there is no such tag."""
+        reference = Reference.parse(repository_uri(repository, tag=tag))
+        manifest = self._transport.get_manifest(reference)
+        if manifest is None:
+            return None
+        return digest_bytes(manifest), dict(_parse(manifest, reference).get("annotations") or {})
+
+    def _manifest(self, reference: Reference) -> bytes:
+        manifest = self._transport.get_manifest(reference)
+        if manifest is None:
+            raise SourceNotFound(f"{reference} does not exist; push it there or mend the URI")
+        if reference.digest and digest_bytes(manifest) != reference.digest:
+            raise _mismatch(f"the manifest of {reference}", digest_bytes(manifest))
+        return manifest
+
+    def _image_manifest(self, reference: Reference, manifest: bytes) -> dict[str, Any]:
+        """Return the manifest with layers; of an index, that of the platform packages are made for."""
+        document = _parse(manifest, reference)
+        if document.get("mediaType") not in _INDEX_TYPES and "manifests" not in document:
+            return document
+        chosen = _choose(document.get("manifests") or [], reference)
+        return _parse(self._manifest(reference.at(chosen)), reference)
+
+    def _pull_layer(self, reference: Reference, layer: Mapping[str, Any], extractor: Extractor, scratch: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix=".pull-", dir=scratch) as folder:
+            target = Path(folder) / "layer"
+            digest, size = str(layer["digest"]), int(layer["size"])
+            if not self._transport.get_blob(reference, digest, target, size):
+                raise SourceNotFound(f"layer {digest} of {reference} does not exist; push the image again")
+            found = read_blob(target)
+            if found.digest != digest or found.size != size:
+                raise _mismatch(f"layer {digest} of {reference}", found.digest)
+            extractor.extract(target)
+
+
+def _parse(manifest: bytes, reference: Reference) -> dict[str, Any]:
+    try:
+        document = json.loads(manifest)
+    except ValueError as error:
+        raise InvalidPackage(f"the manifest of {reference} is not JSON ({error}); push it again") from error
+    if not isinstance(document, dict):
+        raise InvalidPackage(f"the manifest of {reference} is not an object; push it again")
+    return document
+
+
+def _layers(document: Mapping[str, Any], reference: Reference) -> list[Mapping[str, Any]]:
+    layers = document.get("layers")
+    if not isinstance(layers, list) or not all(isinstance(item, dict) and _is_layer(item) for item in layers):
+        raise InvalidPackage(f"{reference} is not an OCI image with layers; push the folder with `trimtab push`")
+    return layers
+
+
+def _is_layer(item: Mapping[str, Any]) -> bool:
+    return isinstance(item.get("digest"), str) and isinstance(item.get("size"), int)
+
+
+def _choose(manifests: list[Any], reference: Reference) -> str:
+    images = [item for item in manifests if isinstance(item, dict) and _is_layer(item)]
+    fitting = [item for item in images if (item.get("platform") or {}).get("architecture") in (None, "amd64")]
+    if not fitting:
+        raise InvalidPackage(f"{reference} is an index without a linux/amd64 image; push the folder as one image")
+    return str(fitting[0]["digest"])
+
+
+def _mismatch(what: str, found: str) -> DigestMismatch:
+    return DigestMismatch(f"{what} has the digest {found}: it was changed or damaged; push it again from the original")
