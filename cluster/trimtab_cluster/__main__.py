@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trimtab_cluster import binaries, checks, lifecycle, packages, processes, state
+from trimtab_cluster import binaries, checks, images, lifecycle, packages, processes, state
 from trimtab_cluster.api import Api
 from trimtab_cluster.components import COMPONENTS
 from trimtab_cluster.errors import ClusterError
@@ -69,6 +69,11 @@ def _build(chosen: argparse.Namespace) -> None:
         print(f"{program} {path}")
 
 
+def _images(chosen: argparse.Namespace) -> None:
+    for name, reference in images.deliver(Cluster(chosen.name), chosen.base).items():
+        print(f"{name} {reference}")
+
+
 def _doctor(_: argparse.Namespace) -> int:
     lacking = checks.failing(Shape(node=True, controllers=True, audit=False))
     for check in checks.CHECKS:
@@ -98,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         ("env", _env, "print the environment for a shell to evaluate"),
     ):
         commands.add_parser(name, parents=[named], help=text).set_defaults(run=run)
+    build_images = commands.add_parser("images", parents=[named], help="build the images, put them into the registry")
+    build_images.add_argument("--base", help="a Python base image to start from (default: made here with mmdebstrap)")
+    build_images.set_defaults(run=_images)
     build = commands.add_parser("build", help="get the binaries and print where they are")
     build.add_argument("component", nargs="*", help="only these (default: all)")
     build.set_defaults(run=_build)

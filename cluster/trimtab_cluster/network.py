@@ -4,7 +4,6 @@ Each cluster has a /30 of its own, so that clusters run side by side; everything
 ports) is inside the namespace and the same in all of them.
 """
 
-import fcntl
 import hashlib
 import subprocess
 from collections.abc import Iterable
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab_cluster.errors import ClusterError
-from trimtab_cluster.places import Cluster, clusters_dir
+from trimtab_cluster.locks import locked
+from trimtab_cluster.places import RUNTIME, Cluster
 
 _SLOTS = 16384  # /30 networks in 198.18.0.0/16, half of the range for tests between hosts (RFC 2544)
 
@@ -50,8 +50,7 @@ def link_names(cluster: Cluster) -> tuple[str, str]:
 def create(cluster: Cluster) -> Addresses:
     """Make namespace and links. A lock keeps two clusters that start together from taking one address."""
     outer, inner = link_names(cluster)
-    with (clusters_dir() / ".slots").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(RUNTIME / ".addresses.lock"):
         addresses = addresses_of(free_slot(_host_addresses()))
         _ip("netns", "add", cluster.namespace)
         _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", cluster.namespace)

@@ -12,8 +12,7 @@ from typing import Any
 
 from trimtab_cluster import dns
 from trimtab_cluster.network import Addresses
-from trimtab_cluster.places import Cluster
-from trimtab_cluster.state import RUNTIME
+from trimtab_cluster.places import RUNTIME, Cluster
 
 Start = Callable[[str, list[str]], None]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from trimtab_cluster.errors import ClusterError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+RUNTIME = Path("/run/trimtab")  # for the whole machine, as the names of namespaces and cgroups are
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _SOCKET_PATH_MAX = 107  # sun_path, less the closing zero

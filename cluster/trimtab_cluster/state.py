@@ -8,9 +8,7 @@ from pathlib import Path
 
 from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.locks import locked
-from trimtab_cluster.places import Cluster, clusters_dir
-
-RUNTIME = Path("/run/trimtab")  # for the whole machine, as the names of namespaces and cgroups are
+from trimtab_cluster.places import RUNTIME, Cluster, clusters_dir
 
 
 @dataclass(frozen=True, slots=True)

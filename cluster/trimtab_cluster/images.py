@@ -1,0 +1,109 @@
+"""The project's images: which there are, what goes into each, and how they come into a cluster's registry.
+
+An image is known by the hash of its Dockerfile and of every file that this copies. What was once built stays in the
+cache as an OCI layout, so a second run only asks the registry what it lacks.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab_cluster import building, packages, state
+from trimtab_cluster.errors import ClusterError
+from trimtab_cluster.locks import locked
+from trimtab_cluster.places import REPOSITORY, Cluster, cache_dir
+from trimtab_cluster.registry import NAME, PORT
+from trimtab_cluster.say import say, timed
+
+_KEPT = 3  # layouts of each image that stay in the cache; the newest ones
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image by name and the Dockerfile it is built from; the context is the root of the repository."""
+
+    name: str
+    dockerfile: str
+
+
+IMAGES = (
+    Image("trimtab-operator", "operator/Dockerfile"),
+    Image("trimtab-runtime", "runtime/Dockerfile.runtime"),
+    Image("trimtab-optimizer", "runtime/Dockerfile.optimizer"),
+)
+
+
+def deliver(
+    cluster: Cluster, base: str | None, images: Iterable[Image] = IMAGES, root: Path = REPOSITORY
+) -> dict[str, str]:
+    """Build what the cache lacks, copy it to the cluster's registry, and return each image's reference by digest."""
+    record = state.require(cluster)
+    if not record.shape.node:
+        raise ClusterError(f"{cluster.name} has no registry", "bring it up without --apiserver-only")
+    packages.install_missing(packages.FOR_IMAGES)
+    delivered = {}
+    with locked(_folder() / ".lock"):
+        for image in images:
+            tag = tag_of(image, base or building.BASE_RECIPE, root)
+            layout = _built(image, tag, base, root)
+            repository = f"trimtab/{image.name}"
+            _copy(layout, f"{record.node}:{PORT}/{repository}:{tag}")
+            delivered[image.name] = f"{NAME}:{PORT}/{repository}@{digest_of(layout)}"
+    (cluster.state / "images.json").write_text(json.dumps(delivered, indent=2) + "\n")
+    return delivered
+
+
+def tag_of(image: Image, base: str, root: Path) -> str:
+    """Return 12 hex digits of the hash of the base, the Dockerfile and every file that it copies."""
+    seen = hashlib.sha256(base.encode())
+    for file in sorted(_inputs(image, root)):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        seen.update(f"\n{file.relative_to(root)} {content}".encode())
+    return seen.hexdigest()[:12]
+
+
+def digest_of(layout: Path) -> str:
+    """Return the digest of the one image in an OCI layout."""
+    return str(json.loads((layout / "index.json").read_text())["manifests"][0]["digest"])
+
+
+def _inputs(image: Image, root: Path) -> set[Path]:
+    dockerfile = root / image.dockerfile
+    if not dockerfile.is_file():
+        raise ClusterError(f"{image.dockerfile} is not there, from which {image.name} is built", "restore it")
+    joined = dockerfile.read_text().replace("\\\n", " ")
+    words = [word for line in re.findall(r"^\s*(?:COPY|ADD)\s+(.+)$", joined, re.M) for word in line.split()[:-1]]
+    sources = [path for word in words if not word.startswith("--") for path in root.glob(word)]
+    below = {file for path in sources for file in path.rglob("*") if "__pycache__" not in file.parts}
+    return {file for file in (*sources, *below, dockerfile) if file.is_file()}
+
+
+def _built(image: Image, tag: str, base: str | None, root: Path) -> Path:
+    """Return the image's layout in the cache, after building it where it is not there."""
+    layout = _folder() / image.name / tag
+    if layout.is_dir():
+        return layout
+    base = base or building.debian_base()
+    with timed(f"building {image.name}:{tag}"):
+        building.build(root, image.dockerfile, base, f"localhost/{image.name}:{tag}", layout)
+    for old in sorted(layout.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        building.forget(f"localhost/{image.name}:{old.name}", old)
+    return layout
+
+
+def _copy(layout: Path, target: str) -> None:
+    """Copy an image to a registry; layers that are there already do not travel."""
+    options = ["--quiet", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false"]
+    command = ["skopeo", "copy", *options, f"oci:{layout}", f"docker://{target}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"{target} could not be copied: {done.stderr.strip()}", "see `status` for the registry")
+    say(f"{target} is in the registry")
+
+
+def _folder() -> Path:
+    return cache_dir() / "images"
