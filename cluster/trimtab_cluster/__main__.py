@@ -1,6 +1,7 @@
 """The command line: python3 -m trimtab_cluster COMMAND."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -59,8 +60,8 @@ def _env(chosen: argparse.Namespace) -> None:
     if record.shape.node:
         values["TRIMTAB_REGISTRY"] = f"{record.node}:{PORT}"
     for name, value in values.items():
-        print(f"export {name}={value}")
-    print(f'export PATH={cluster.bin}:"$PATH"')
+        print(f"export {name}={shlex.quote(value)}")
+    print(f'export PATH={shlex.quote(str(cluster.bin))}:"$PATH"')
 
 
 def _build(chosen: argparse.Namespace) -> None:

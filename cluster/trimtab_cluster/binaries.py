@@ -95,7 +95,7 @@ def _build(each: Component) -> None:
     go = find_go()
     with tempfile.TemporaryDirectory(dir=_folder()) as built, timed(f"building {each.name} from its Go modules"):
         for file, package in each.builds.items():
-            flags = ["-trimpath", "-tags", each.tags, "-ldflags", each.link_flags()]
+            flags = ["-trimpath", "-buildvcs=false", "-tags", each.tags, "-ldflags", each.link_flags()]
             command = [go, "build", *flags, "-o", f"{built}/{file}", package]
             environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
             if subprocess.run(command, cwd=each.source, env=environment, check=False).returncode:

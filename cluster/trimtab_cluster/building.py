@@ -27,6 +27,7 @@ def build(context: Path, dockerfile: str, base: str, reference: str, layout: Pat
     partial = layout.with_name(f"{layout.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
+    _clean_up()
     try:
         _buildah("bud", *flags, *_mounts(), "--tag", reference, "--file", str(context / dockerfile), str(context))
         # Fast zstd: half the time of gzip here, and containerd unpacks it faster too.

@@ -10,7 +10,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from trimtab_cluster import cgroups, network, node
+from trimtab_cluster import cgroups, kernel, network, node
 from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.processes import components, kill, recorded, strays
@@ -32,6 +32,7 @@ def remove(cluster: Cluster) -> None:
     network.remove(cluster)
     _remove_traces_elsewhere(cluster)
     shutil.rmtree(cluster.state, ignore_errors=True)
+    kernel.restore(cluster)
     if left := leftovers(cluster):
         raise ClusterError(f"of {cluster.name!r} these are left: {', '.join(left)}", "run `down` again")
 
@@ -49,7 +50,7 @@ def leftovers(cluster: Cluster) -> list[str]:
 def mounts(cluster: Cluster) -> list[str]:
     """Return the mounts under the cluster's state, the innermost first."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
-    places = (line.split()[1].encode().decode("unicode_escape") for line in lines)
+    places = (re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[1]) for line in lines)
     return [place for place in places if place.startswith(f"{cluster.state}/")][::-1]
 
 

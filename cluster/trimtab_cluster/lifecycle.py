@@ -12,6 +12,7 @@ from trimtab_cluster import (
     cleaning,
     control_plane,
     dns,
+    kernel,
     network,
     node,
     packages,
@@ -23,6 +24,7 @@ from trimtab_cluster import (
 )
 from trimtab_cluster.api import Api
 from trimtab_cluster.components import COMPONENTS, FOR_APISERVER, FOR_NODE
+from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.network import Addresses
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.say import say
@@ -39,9 +41,12 @@ def up(cluster: Cluster, shape: Shape) -> None:
     programs |= binaries.present(COMPONENTS) | {"kubectl": Path(find_kubectl())}
     started = time.monotonic()
     with state.held(cluster):
-        if is_up(cluster, shape):
+        if is_up(cluster):
+            _require_shape(cluster, shape)
             say(f"{cluster.name} is up already")
             return
+        if cleaning.leftovers(cluster):
+            say(f"what is left of {cluster.name} is removed first")
         cleaning.remove(cluster)
         _bring_up(cluster, shape, programs)
     say(f"{cluster.name} is up after {time.monotonic() - started:.1f} s")
@@ -54,14 +59,20 @@ def down(cluster: Cluster) -> None:
     say(f"{cluster.name} is gone")
 
 
-def is_up(cluster: Cluster, shape: Shape) -> bool:
-    """Tell whether a cluster of that shape runs, with every component alive and the API server ready."""
+def is_up(cluster: Cluster) -> bool:
+    """Tell whether a cluster runs, with every component alive and the API server ready."""
     record = state.read(cluster)
-    if record is None or record.shape != shape:
-        return False
-    if any(processes.recorded(cluster, name) is None for name in processes.components(cluster)):
+    if record is None or any(processes.recorded(cluster, name) is None for name in processes.components(cluster)):
         return False
     return Api(cluster.etc, record.node).is_ready()
+
+
+def _require_shape(cluster: Cluster, shape: Shape) -> None:
+    running = state.require(cluster).shape
+    if running != shape:
+        raise ClusterError(
+            f"{cluster.name} is up as {running}, not as {shape}", "remove it first, or take another name"
+        )
 
 
 def _bring_up(cluster: Cluster, shape: Shape, programs: dict[str, Path]) -> None:
@@ -88,6 +99,7 @@ def _bring_up(cluster: Cluster, shape: Shape, programs: dict[str, Path]) -> None
 
 def _prepare_node(cluster: Cluster, addresses: Addresses, start: Callable[[str, list[str]], None]) -> None:
     """Start what needs no API server, while that comes up."""
+    kernel.remember()
     registry.start_registry(cluster, addresses, start)
     node.start_containerd(cluster, start)
     archive = cluster.state / "pause.tar"

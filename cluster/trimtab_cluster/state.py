@@ -58,10 +58,10 @@ def require(cluster: Cluster) -> Record:
 
 
 def all_clusters() -> list[Cluster]:
-    """Return every cluster of which there is a state folder."""
-    if not clusters_dir().is_dir():
-        return []
-    return [Cluster(folder.name) for folder in sorted(clusters_dir().iterdir()) if folder.is_dir()]
+    """Return every cluster of this user: those with a state folder, and those whose folder somebody removed by hand."""
+    with_state = {folder.name for folder in clusters_dir().glob("*/")}
+    without = {mark.stem for mark in RUNTIME.glob("*.owner") if mark.read_text() == str(clusters_dir() / mark.stem)}
+    return [Cluster(name) for name in sorted(with_state | without)]
 
 
 @contextmanager

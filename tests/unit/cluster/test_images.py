@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+from trimtab_cluster.errors import ClusterError
+from trimtab_cluster.images import IMAGES, Image, tag_of
+from trimtab_cluster.places import REPOSITORY
+
+IMAGE = Image("sample", "Dockerfile")
+DOCKERFILE = "ARG BASE\nFROM ${BASE}\nCOPY --chown=1:1 requirements.lock \\\n  package /opt/\nRUN true\n"
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
+    (tmp_path / "requirements.lock").write_text("a==1\n")
+    (tmp_path / "package/inner").mkdir(parents=True)
+    (tmp_path / "package/inner/module.py").write_text("x = 1\n")
+    (tmp_path / "unrelated.py").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "requirements.lock", "package/inner/module.py"])
+def test_an_edit_of_what_goes_in_is_another_image(name: str, context: Path) -> None:
+    before = tag_of(IMAGE, "base", context)
+    with (context / name).open("a") as file:
+        file.write("# edited\n")
+
+    assert tag_of(IMAGE, "base", context) != before
+
+
+def test_a_new_file_in_a_copied_folder_is_another_image(context: Path) -> None:
+    before = tag_of(IMAGE, "base", context)
+    (context / "package/new.py").write_text("")
+
+    assert tag_of(IMAGE, "base", context) != before
+
+
+def test_another_base_is_another_image(context: Path) -> None:
+    assert tag_of(IMAGE, "base", context) != tag_of(IMAGE, "other", context)
+
+
+def test_what_is_not_copied_does_not_matter(context: Path) -> None:
+    before = tag_of(IMAGE, "base", context)
+    (context / "unrelated.py").write_text("edited")
+    (context / "package/__pycache__").mkdir()
+    (context / "package/__pycache__/module.pyc").write_text("")
+
+    assert tag_of(IMAGE, "base", context) == before
+
+
+def test_a_dockerfile_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="Dockerfile is not there"):
+        tag_of(IMAGE, "base", tmp_path)
+
+
+def test_the_images_of_the_project_have_dockerfiles() -> None:
+    assert all((REPOSITORY / image.dockerfile).is_file() for image in IMAGES)
