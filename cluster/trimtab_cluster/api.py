@@ -26,6 +26,10 @@ class Api:
         conditions = node.get("status", {}).get("conditions", []) if status == 200 else []
         return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
+    def exists(self, path: str) -> bool:
+        """Tell whether there is a resource at a path."""
+        return self._request("GET", path)[0] == 200
+
     def apply(self, path: str, resource: dict[str, Any]) -> bool:
         """Create or update a resource by server-side apply; tell whether that was accepted."""
         status, _ = self._request("PATCH", f"{path}?fieldManager=trimtab-cluster&force=true", resource)

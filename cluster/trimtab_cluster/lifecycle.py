@@ -94,6 +94,9 @@ def _bring_up(cluster: Cluster, shape: Shape, programs: dict[str, Path]) -> None
         control_plane.start_controllers(cluster, start)
     if shape.node:
         _join_node(cluster, addresses, api, start)
+    if shape.controllers:
+        account = "/api/v1/namespaces/default/serviceaccounts/default"  # without it no pod can be made
+        wait_for(cluster, "kube-controller-manager", "controllers worked", lambda: api.exists(account))
     state.write(cluster, Record(shape, addresses.node, addresses.host))
 
 
