@@ -35,8 +35,8 @@ def main() -> None:
     log_as_json(config.log_level)
     try:
         asyncio.run(_run(config))
-    except LostLease as error:
-        sys.exit(str(error))
+    except* LostLease:
+        sys.exit("the Lease was lost: another operator may act now")
 
 
 async def _run(config: OperatorConfig) -> None:

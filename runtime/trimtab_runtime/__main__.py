@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import uvloop
+
 from trimtab_api.errors import InvalidPackage
 from trimtab_api.report import EXIT_USER_ERROR
-
 from trimtab_runtime.config import read_config
 from trimtab_runtime.server.lifecycle import log, serve
 

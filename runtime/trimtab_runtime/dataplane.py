@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from trimtab_api.package import Tensor
-
 from trimtab_runtime.batching import Batcher
 from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest, UnknownModel

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab_api.group import API_VERSION, MODEL_DEPLOYMENT
-
 from trimtab_operator.controller.difference import needs_apply, stamped
 from trimtab_operator.controller.observe import World
 from trimtab_operator.core.decision import Decision

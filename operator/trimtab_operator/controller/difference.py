@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from trimtab_api.contract import digest_of
 from trimtab_api.group import ANNOTATION_APPLIED
-
 from trimtab_operator.core.observed import Manifest
 from trimtab_operator.kube.quantities import same_quantity
 

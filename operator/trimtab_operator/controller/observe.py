@@ -10,7 +10,6 @@ from typing import Protocol
 from trimtab_api.group import LABEL_DEPLOYMENT
 from trimtab_api.plan import Plan
 from trimtab_api.report import OptimizationResult
-
 from trimtab_operator.controller import views
 from trimtab_operator.controller.workqueue import Key
 from trimtab_operator.core.decision import plan_to_look_up, revision_to_sample

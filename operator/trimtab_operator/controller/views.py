@@ -16,7 +16,6 @@ from trimtab_api.group import (
 )
 from trimtab_api.report import JobFailure
 from trimtab_api.revision import ModelRevisionSpec, Rejection
-
 from trimtab_operator.core.observed import Manifest, OptimizeJob, Parent, Pod, Revision, Serving, Traffic
 from trimtab_operator.core.times import read_time
 

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from trimtab_api.spec import Analysis, AnalysisMetric
-
 from trimtab_operator.core.observed import Sample
 from trimtab_operator.core.times import read_time, write_time
 

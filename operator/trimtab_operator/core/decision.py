@@ -12,7 +12,6 @@ from trimtab_api.plan import Plan, make_plan
 from trimtab_api.report import OptimizationResult
 from trimtab_api.revision import Rejection
 from trimtab_api.spec import GateFailure, ModelDeploymentSpec
-
 from trimtab_operator.core import optimization, revisions
 from trimtab_operator.core.events import Event, events_between
 from trimtab_operator.core.gate import Gate, judge

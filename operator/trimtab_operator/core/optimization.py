@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pydantic import ValidationError
-from trimtab_api.report import JobFailure, JobMessage, OptimizationResult
 
+from trimtab_api.report import JobFailure, JobMessage, OptimizationResult
 from trimtab_operator.core.observed import Observed, OptimizeJob, Pod
 from trimtab_operator.core.revisions import Wanted
 

@@ -7,7 +7,6 @@ from trimtab_api.contract import digest_of
 from trimtab_api.group import ANNOTATION_RETRY
 from trimtab_api.revision import identity_of, rejection_key, revision_name
 from trimtab_api.spec import ModelDeploymentSpec
-
 from trimtab_operator.core.observed import Observed, Parent, Revision
 
 

@@ -20,7 +20,6 @@ from trimtab_api.contract import digest_of
 from trimtab_api.group import ANNOTATION_PROMOTE, ANNOTATION_RESUME
 from trimtab_api.revision import Rejection
 from trimtab_api.spec import ModelDeploymentSpec, Step
-
 from trimtab_operator.core.analysis import AnalysisState, analyse, read_state
 from trimtab_operator.core.observed import Observed, Revision
 from trimtab_operator.core.revisions import Wanted, comes_back_at_once

@@ -8,7 +8,6 @@ from trimtab_api.group import LABEL_DEPLOYMENT
 from trimtab_api.report import METRIC_ACCURACY
 from trimtab_api.revision import Rejection
 from trimtab_api.spec import ModelDeploymentSpec
-
 from trimtab_operator.core.analysis import write_state
 from trimtab_operator.core.conditions import Condition, merge
 from trimtab_operator.core.gate import Gate, GateRow

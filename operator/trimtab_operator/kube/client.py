@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import aiohttp
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.client.exceptions import ApiException
-from trimtab_api.group import API_VERSION, FIELD_MANAGER
 
+from trimtab_api.group import API_VERSION, FIELD_MANAGER
 from trimtab_operator.kube.errors import Unavailable, error_for
 
 Manifest = dict[str, Any]
@@ -78,7 +78,9 @@ class ApiServer:
             page = await self._send(
                 "GET", KINDS[kind].path(namespace), [*query, *([("continue", more)] if more else [])]
             )
-            found.extend(page["items"])
+            # Items of a list come without the two fields that every object has elsewhere.
+            whole = {"apiVersion": KINDS[kind].api_version, "kind": kind}
+            found.extend(whole | item for item in page["items"])
             more = page["metadata"].get("continue", "")
             if not more:
                 return found

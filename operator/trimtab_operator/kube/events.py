@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trimtab_api.contract import digest_of
-
 from trimtab_operator.kube.client import KubeClient
 from trimtab_operator.kube.errors import ApiError
 

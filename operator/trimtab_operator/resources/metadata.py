@@ -4,7 +4,6 @@ from typing import Any
 
 from trimtab_api.group import API_VERSION, LABEL_DEPLOYMENT, LABEL_MANAGED_BY, LABEL_REVISION, MODEL_DEPLOYMENT
 from trimtab_api.group import MODEL_REVISION as REVISION_KIND
-
 from trimtab_operator.core.observed import Manifest, Parent, Revision
 
 MANAGED_BY = "trimtab"

@@ -8,7 +8,6 @@ from trimtab_api.contract import canonical_json
 from trimtab_api.group import ANNOTATION_REJECTED, ANNOTATION_RETIRED_AT, ANNOTATION_STABLE_SINCE, API_VERSION
 from trimtab_api.group import MODEL_REVISION as KIND
 from trimtab_api.revision import ModelRevisionSpec, Rejection
-
 from trimtab_operator.core.observed import Manifest, Parent, Revision
 from trimtab_operator.core.times import write_time
 from trimtab_operator.resources.metadata import labels_of, manifest, metadata, owned_by_deployment

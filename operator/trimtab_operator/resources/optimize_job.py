@@ -11,7 +11,6 @@ from trimtab_api.group import ANNOTATION_RETRY
 from trimtab_api.plan import Plan
 from trimtab_api.report import EXIT_USER_ERROR
 from trimtab_api.spec import ModelDeploymentSpec
-
 from trimtab_operator.core.observed import Manifest, Parent, Settings
 from trimtab_operator.core.revisions import Wanted
 from trimtab_operator.resources.metadata import (

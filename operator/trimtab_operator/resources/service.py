@@ -7,7 +7,6 @@ can leave them apart.
 from typing import Any
 
 from trimtab_api.group import ANNOTATION_CANDIDATE, ANNOTATION_STABLE, LABEL_DEPLOYMENT, LABEL_REVISION
-
 from trimtab_operator.core.observed import Manifest, Parent, Revision
 from trimtab_operator.resources.metadata import (
     LABEL_COMPONENT,

@@ -5,7 +5,6 @@ from typing import Any
 
 from trimtab_api.group import LABEL_DEPLOYMENT, LABEL_REVISION
 from trimtab_api.spec import ModelDeploymentSpec
-
 from trimtab_operator.core.observed import Manifest, Parent, Revision, Settings
 from trimtab_operator.resources.metadata import (
     LABEL_COMPONENT,

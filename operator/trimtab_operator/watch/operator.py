@@ -1,7 +1,9 @@
 """Run kopf's watch streams inside our event loop."""
 
 import asyncio
+import socket
 from collections.abc import Callable
+from typing import Any, cast
 
 import kopf
 
@@ -17,4 +19,6 @@ async def watch(add: Callable[[Key], None], namespaces: tuple[str, ...], ready: 
         namespaces=namespaces,
         clusterwide=not namespaces,
         ready_flag=ready,
+        # By itself kopf asks the system for a user name, which the numeric user of a container does not have.
+        identity=cast(Any, socket.gethostname()),
     )

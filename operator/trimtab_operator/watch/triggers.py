@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
-from trimtab_api.group import GROUP, LABEL_DEPLOYMENT, LABEL_MANAGED_BY, VERSION
 
+from trimtab_api.group import GROUP, LABEL_DEPLOYMENT, LABEL_MANAGED_BY, VERSION
 from trimtab_operator.controller.workqueue import Key
 from trimtab_operator.resources.metadata import MANAGED_BY
 
@@ -25,12 +25,19 @@ OWNED = (
 def make_registry(add: Callable[[Key], None]) -> kopf.OperatorRegistry:
     """Return the handlers, bound to a queue."""
     registry = kopf.OperatorRegistry()
+    seen: dict[str, object] = {}
 
-    def enqueue(namespace: str | None, name: str | None, **_: Any) -> None:
-        if namespace and name:
+    # Coroutines: kopf runs plain functions in threads, and the queue belongs to the event loop.
+    async def enqueue(namespace: str | None, name: str | None, type: str | None, body: kopf.Body, **_: Any) -> None:
+        # Our own status writes come back as events; a reconcile for each would never end while figures move.
+        uid, asked = str(body.metadata.get("uid")), _asked(body)
+        if namespace and name and (type == "DELETED" or seen.get(uid) != asked):
             add(Key(namespace, name))
+        seen[uid] = asked
+        if type == "DELETED":
+            seen.pop(uid, None)
 
-    def enqueue_owner(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+    async def enqueue_owner(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         owner = labels.get(LABEL_DEPLOYMENT)
         if namespace and owner:
             add(Key(namespace, owner))
@@ -54,6 +61,11 @@ def watch_settings() -> kopf.OperatorSettings:
     for group, version, plural in OWNED:
         settings.watching.label_selectors[group, version, plural] = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
     return settings
+
+
+def _asked(body: kopf.Body) -> object:
+    """Return what a person can change in a ModelDeployment: its spec, by generation, and its annotations."""
+    return body.metadata.get("generation"), dict(body.metadata.annotations), body.metadata.get("deletionTimestamp")
 
 
 def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:

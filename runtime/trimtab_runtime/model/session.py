@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 import yaml
+
 from trimtab_api.errors import InvalidPackage, InvalidSpec
 from trimtab_api.package import MANIFEST_FILE, ONNX_FILE, ModelPackage, Tensor
-
 from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array
 
 _ONNX_TYPES: Final = {

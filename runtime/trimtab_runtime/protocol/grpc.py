@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from trimtab_api.package import Datatype, Tensor
 
+from trimtab_api.package import Datatype, Tensor
 from trimtab_runtime.protocol import oip_pb2
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.rest import InferRequest

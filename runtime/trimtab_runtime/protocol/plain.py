@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import orjson
-from trimtab_api.package import ModelPackage, Tensor
 
+from trimtab_api.package import ModelPackage, Tensor
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, by_name, check
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import orjson
-from trimtab_api.package import Tensor
 
+from trimtab_api.package import Tensor
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.tensors import Array, by_name, datatype_of, from_bytes, from_numbers
 

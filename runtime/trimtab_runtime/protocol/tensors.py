@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from trimtab_api.package import Datatype, Tensor
 
+from trimtab_api.package import Datatype, Tensor
 from trimtab_runtime.protocol.errors import BadRequest
 
 Array = npt.NDArray[Any]
@@ -59,15 +59,9 @@ def check(declared: Tensor, datatype: str, shape: Sequence[int]) -> None:
     if datatype != declared.datatype:
         raise BadRequest(f"input {declared.name}: datatype {datatype}, expected {declared.datatype}")
     whole = all(isinstance(axis, int) and not isinstance(axis, bool) and axis >= 0 for axis in shape)
-    fits = (
-        whole
-        and len(shape) == len(declared.shape)
-        and all(_fits(*pair) for pair in zip(shape, declared.shape, strict=True))
-    )
-    if not fits or shape[0] == 0:
-        raise BadRequest(
-            f"input {declared.name}: shape {list(shape)}, expected {list(declared.shape)} with a batch of at least 1"
-        )
+    if not (whole and _fits(shape, declared.shape)):
+        expected = f"{list(declared.shape)} with a batch of at least 1"
+        raise BadRequest(f"input {declared.name}: shape {list(shape)}, expected {expected}")
 
 
 def by_name(inputs: Sequence[Tensor], given: Iterable[str]) -> dict[str, Tensor]:

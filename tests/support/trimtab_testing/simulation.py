@@ -89,7 +89,8 @@ class Simulation:
 
     @property
     def status(self) -> Manifest:
-        return asyncio.run(self.api.get(MODEL_DEPLOYMENT, *_place())).get("status", {})
+        status: Manifest = asyncio.run(self.api.get(MODEL_DEPLOYMENT, *_place())).get("status", {})
+        return status
 
     @property
     def selected(self) -> str | None:

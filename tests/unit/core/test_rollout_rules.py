@@ -1,12 +1,12 @@
 """The table "what a spec edit does", played through the real reconcile in a world in memory."""
 
 import pytest
-from trimtab_testing.simulation import Simulation, a_spec, with_steps
 
 from trimtab_api.report import JobFailure
 from trimtab_api.revision import identity_of, revision_name
 from trimtab_api.spec import ModelDeploymentSpec
 from trimtab_operator.core.observed import Sample
+from trimtab_testing.simulation import Simulation, a_spec, with_steps
 
 V1 = "oci://registry.local:5000/models/digits:v1"
 V2 = "oci://registry.local:5000/models/digits:v2"
