@@ -16,7 +16,6 @@ from typing import NoReturn
 
 from trimtab_api.errors import TrimtabError, UserError
 from trimtab_api.report import EXIT_TRANSIENT, EXIT_USER_ERROR, JobMessage
-
 from trimtab_optimizer.config import read_config
 from trimtab_optimizer.known import find_result, resolve
 from trimtab_optimizer.logs import log_as_json, say
@@ -29,12 +28,13 @@ def main() -> None:
     """Run the plan of the environment."""
     log_as_json()
     signal.signal(signal.SIGTERM, _stop)  # as process 1 of a container there is no default action
-    message, code = _attempt(os.environ)
+    message, code = attempt(os.environ)
     write_message(message, Path(os.environ.get("TRIMTAB_RESULT_FILE", "/dev/termination-log")))
     sys.exit(code)
 
 
-def _attempt(environ: Mapping[str, str]) -> tuple[JobMessage, int]:
+def attempt(environ: Mapping[str, str]) -> tuple[JobMessage, int]:
+    """Carry out the plan of an environment and return the message with the exit code; nothing is raised."""
     try:
         return _run(environ), 0
     except Exception as error:
@@ -62,7 +62,7 @@ def _run(environ: Mapping[str, str]) -> JobMessage:
 
 
 def _stop(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
+    os._exit(128 + number)  # at once: an exception could be taken for one of the model's code
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+
 from trimtab_api.errors import InvalidData
 from trimtab_api.package import ModelPackage, Tensor
-
 from trimtab_optimizer.tensors import dtype_of, fits
 
 LABEL = "label"

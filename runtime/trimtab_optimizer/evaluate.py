@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trimtab_api.report import (
     METRIC_ACCURACY,
     METRIC_AGREEMENT,
@@ -17,7 +18,6 @@ from trimtab_api.report import (
     METRIC_SIZE,
     MeasuredMetric,
 )
-
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.predict import Predictor, one_thread, predictor_of

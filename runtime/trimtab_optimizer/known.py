@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from pydantic import ValidationError
+
 from trimtab_api.group import ANNOTATION_RESULT
 from trimtab_api.plan import Plan, tag_of
 from trimtab_api.report import OptimizationResult
-
 from trimtab_optimizer.store import Store
 
 

@@ -6,10 +6,13 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 from pydantic import ValidationError
+
 from trimtab_api.contract import explain
 from trimtab_api.errors import InvalidPackage
-from trimtab_api.package import MANIFEST_FILE, ONNX_FILE, ModelPackage
+from trimtab_api.package import MANIFEST_FILE, ONNX_FILE, REPORT_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat
+
+_TEXTS = frozenset({MANIFEST_FILE, REPORT_FILE})
 
 
 class Stage(StrEnum):
@@ -34,8 +37,9 @@ class Model:
 
     def size_bytes(self) -> int:
         """Return the bytes of the weights, external data of an ONNX graph included."""
-        beside = self.folder.rglob(f"{self.weights.name}.data") if self.package.format is ModelFormat.ONNX else ()
-        return sum(path.stat().st_size for path in (self.weights, *beside))
+        if self.package.format is ModelFormat.PYTORCH:
+            return self.weights.stat().st_size
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file() and path.name not in _TEXTS)
 
 
 def load_package(folder: Path) -> Model:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from trimtab_api.report import OptimizationResult
 
+from trimtab_api.report import OptimizationResult
 from trimtab_optimizer.config import OptimizerConfig
 from trimtab_optimizer.data import load_data
 from trimtab_optimizer.evaluate import compare

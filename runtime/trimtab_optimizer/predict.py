@@ -9,10 +9,10 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from trimtab_api.errors import InvalidPackage
+
+from trimtab_api.errors import InvalidData, InvalidPackage, TrimtabError
 from trimtab_api.package import ModelPackage
 from trimtab_api.spec import ModelFormat
-
 from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.tensors import Arrays
@@ -44,7 +44,8 @@ class OnnxPredictor:
 
     def predict(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Return one array per output."""
-        return [np.asarray(value) for value in self._session.run(self._outputs, dict(inputs))]
+        with _computing():
+            return [np.asarray(value) for value in self._session.run(self._outputs, dict(inputs))]
 
 
 class TorchPredictor:
@@ -57,7 +58,7 @@ class TorchPredictor:
     def predict(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Return one array per output."""
         rows = [torch.from_numpy(np.ascontiguousarray(inputs[tensor.name])) for tensor in self._package.inputs]
-        with torch.inference_mode():
+        with _computing(), torch.inference_mode():
             return [value.numpy() for value in ordered_outputs(self._module(*rows), self._package)]
 
 
@@ -66,6 +67,18 @@ def predictor_of(model: Model, allow_pickle: bool, threads: int = 1) -> Predicto
     if model.package.format is ModelFormat.PYTORCH:
         return TorchPredictor(model, allow_pickle)
     return OnnxPredictor(model.weights, model.package, threads)
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Turn what a model raises on rows that have the right form into InvalidData, with both sides named."""
+    try:
+        yield
+    except TrimtabError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        raise InvalidData(f"the model cannot compute rows of the data ({said}); check its values against it") from error
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import time
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
+
 from trimtab_api.contract import canonical_json
 from trimtab_api.group import GROUP
 from trimtab_api.plan import tag_of
 from trimtab_api.spec import OptimizationPass
-
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.evaluate import Figures
 from trimtab_optimizer.logs import say
@@ -31,6 +31,7 @@ Records = tuple[PassRecord, ...]
 
 def run_passes(run: Run) -> tuple[Records, Model, Figures]:
     """Return the records of all passes, the model that the last one gave, and what was measured of it."""
+    run.scratch.mkdir(parents=True, exist_ok=True)
     records, model = _resume(run)
     figures = run.measure(model)
     for number in range(len(records) + 1, len(run.plan.passes) + 1):

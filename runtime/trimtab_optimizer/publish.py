@@ -6,23 +6,21 @@ artifact's digest cannot be part of what that digest covers.
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.group import ANNOTATION_RESULT
-from trimtab_api.package import ONNX_FILE
 from trimtab_api.plan import tag_of
 from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
-from trimtab_api.spec import Convert, ModelFormat, OptimizationPass
-
+from trimtab_api.spec import Convert, OptimizationPass
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.package import Model
-from trimtab_optimizer.passes import PASSES
-from trimtab_optimizer.progress import Records
+from trimtab_optimizer.progress import Records, run_passes
 from trimtab_optimizer.report import write_report
 from trimtab_optimizer.run import Run
 
-_CONVERT: Final = OptimizationPass(convert=Convert())
+_CONVERT: Final = (OptimizationPass(convert=Convert()),)
 
 
 def publish(
@@ -49,11 +47,10 @@ def publish(
 
 
 def _publish_unoptimized(run: Run) -> Unoptimized:
-    """Push the source merely converted; all plans of one source share it."""
-    model = run.source
-    if model.package.format is ModelFormat.PYTORCH:
-        model = PASSES[_CONVERT.kind].run(_CONVERT, model, run.workplace("unoptimized")).model
+    """Push the source merely converted. All plans of one source share it, and the first pass of most."""
+    plan = run.plan.model_copy(update={"passes": _CONVERT})
+    _, model, _ = run_passes(replace(run, plan=plan, scratch=run.scratch / "unoptimized"))
     tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
     digest = run.store.push(model.folder, run.repository, (tag,), {})
-    say("unoptimized published", digest=digest, file=ONNX_FILE)
+    say("unoptimized published", digest=digest)
     return Unoptimized(artifact=f"{run.repository}@{digest}", size_bytes=model.size_bytes())

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from trimtab_api.plan import Plan
-
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.evaluate import Figures, measure
 from trimtab_optimizer.package import Model

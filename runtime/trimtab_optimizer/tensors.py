@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import Datatype, Tensor
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from trimtab_api.errors import InvalidPackage
 from trimtab_api.spec import ModelFormat, ModelSource
-
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch
 from trimtab_optimizer.package import Model, load_package

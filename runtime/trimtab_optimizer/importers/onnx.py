@@ -6,9 +6,9 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+
 from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import ONNX_FILE, Tensor
-
 from trimtab_optimizer.package import Model, confined, write_package
 from trimtab_optimizer.tensors import dtype_of
 
@@ -91,11 +91,12 @@ def _compare_one(what: str, found: onnx.TypeProto.Tensor, tensor: Tensor) -> Non
     if found.elem_type != onnx.helper.np_dtype_to_tensor_dtype(dtype_of(tensor)):
         name = onnx.TensorProto.DataType.Name(found.elem_type)
         raise InvalidPackage(f"{what} {tensor.name} is {name}, model.yaml says {tensor.datatype}")
-    lengths = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in found.shape.dim]
     if not found.HasField("shape"):
         return
-    if len(lengths) != len(tensor.shape) or any(a >= 0 and 0 <= b != a for a, b in zip(lengths, tensor.shape)):  # noqa: B905
-        raise InvalidPackage(f"{what} {tensor.name} has the shape {lengths}, model.yaml says {list(tensor.shape)}")
-    if lengths[0] >= 0:
+    lengths = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in found.shape.dim]
+    if lengths and lengths[0] >= 0:
         mend = "export it again with a dynamic first axis"
         raise InvalidPackage(f"{what} {tensor.name} has the fixed batch size {lengths[0]}; {mend}")
+    wanted = tensor.shape
+    if len(lengths) != len(wanted) or any(a >= 0 and a != b for a, b in zip(lengths, wanted, strict=True)):
+        raise InvalidPackage(f"{what} {tensor.name} has the shape {lengths}, model.yaml says {list(wanted)}")

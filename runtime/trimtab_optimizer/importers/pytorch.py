@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
+
 from trimtab_api.errors import InvalidPackage, UnsafeFormat
 from trimtab_api.package import ModelPackage
-
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.tensors import dtype_of, example_inputs, fits
 
@@ -95,16 +95,17 @@ def _entrypoint(folder: Path, name: str) -> Callable[[], object]:
 def _importable(folder: Path) -> Iterator[None]:
     """Let modules of the package be imported; forget them afterwards, since the next package may use the same names."""
     before, writes = set(sys.modules), sys.dont_write_bytecode
-    sys.path.insert(0, str(folder))
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
     sys.dont_write_bytecode = True
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(place)
         sys.dont_write_bytecode = writes
         for name in set(sys.modules) - before:
-            if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            if place in str(getattr(sys.modules[name], "__file__", "")):
                 del sys.modules[name]
 
 

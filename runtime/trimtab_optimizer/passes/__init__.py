@@ -8,7 +8,6 @@ from typing import Final
 from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
 from trimtab_api.spec import OptimizationPass
-
 from trimtab_optimizer.package import Model, Stage
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.convert import convert

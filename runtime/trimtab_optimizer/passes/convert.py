@@ -15,10 +15,10 @@ import onnx_ir
 import torch
 from numpy.typing import NDArray
 from torch import nn
+
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat, OptimizationPass
-
 from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace

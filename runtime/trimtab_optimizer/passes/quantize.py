@@ -5,7 +5,6 @@ static: ranges from calibration data; unsigned activations and signed weights pe
 Both are checked for an effect: the library reports success for a graph in which it changed nothing.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +22,10 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE
 from trimtab_api.spec import OptimizationPass, Quantize
-
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
@@ -91,7 +90,6 @@ def _dynamic(source: Path, target: Path) -> None:
 
 
 def _static(source: Path, target: Path, calibration: Dataset, samples: int) -> None:
-    logging.getLogger().setLevel(max(logging.getLogger().level, logging.INFO))
     try:
         quantize_static(
             source,

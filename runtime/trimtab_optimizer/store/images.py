@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trimtab_api.errors import DigestMismatch, InvalidPackage, SourceNotFound
-
 from trimtab_optimizer.store.extract import Extractor, Limits
 from trimtab_optimizer.store.image import INDEX_TYPE, Blob, digest_bytes, pack, read_blob, write_manifest
 from trimtab_optimizer.store.reference import Reference, repository_uri

@@ -12,7 +12,6 @@ from typing import Any
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import InvalidPackage
-
 from trimtab_optimizer.store.image import INDEX_TYPE, MANIFEST_TYPE, Blob, digest_bytes
 from trimtab_optimizer.store.reference import Reference
 

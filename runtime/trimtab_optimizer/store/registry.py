@@ -17,9 +17,9 @@ from oras.auth.token import TokenAuth
 from oras.container import Container
 from oras.provider import Registry
 from requests.adapters import HTTPAdapter
-from trimtab_api.errors import InvalidPackage, RegistryUnavailable, Unauthorized
 from urllib3.util.retry import Retry
 
+from trimtab_api.errors import InvalidPackage, RegistryUnavailable, Unauthorized
 from trimtab_optimizer.store.credentials import Credential, read_credentials
 from trimtab_optimizer.store.image import INDEX_TYPE, MANIFEST_TYPE, Blob, digest_bytes
 from trimtab_optimizer.store.reference import Reference

@@ -1,0 +1,154 @@
+"""quantize: int8 that is really smaller and predicts as well, or an error that says why not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from onnx import TensorProto, helper
+
+from trimtab_api.errors import PassFailed
+from trimtab_api.plan import Plan
+from trimtab_api.spec import Calibration, Convert, OptimizationPass, Quantize
+from trimtab_optimizer.data import Dataset, load_data
+from trimtab_optimizer.evaluate import compare, measure
+from trimtab_optimizer.package import Model, load_package
+from trimtab_optimizer.passes import check_order
+from trimtab_optimizer.passes.contract import Workplace
+from trimtab_optimizer.passes.convert import convert
+from trimtab_optimizer.passes.quantize import quantize
+
+STATIC = OptimizationPass(quantize=Quantize(mode="static", calibration=Calibration(uri="oci://a/b", samples=256)))
+DYNAMIC = OptimizationPass(quantize=Quantize(mode="dynamic"))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Callable[..., Workplace]:
+    def make(name: str, calibration: Dataset | None = None) -> Workplace:
+        scratch = tmp_path / f"{name}-scratch"
+        scratch.mkdir()
+        return Workplace(tmp_path / name, scratch, seed=0, allow_pickle=False, calibration=calibration)
+
+    return make
+
+
+def _converted(folder: Path, work: Workplace) -> Model:
+    return convert(OptimizationPass(convert=Convert()), load_package(folder), work).model
+
+
+@pytest.mark.parametrize(
+    ("example", "item"),
+    [("digits", STATIC), ("digits", DYNAMIC), ("attention", STATIC), ("attention", DYNAMIC)],
+    ids=["digits static", "digits dynamic", "attention static", "attention dynamic"],
+)
+def test_int8_is_smaller_and_within_one_point_of_accuracy(
+    example: str, item: OptimizationPass, request: pytest.FixtureRequest, work: Callable[..., Workplace]
+) -> None:
+    build = request.getfixturevalue(f"{example}_build")
+    source = load_package(build / "model")
+    calibration = load_data(build / "data-train", source.package, need_labels=False)
+    test = load_data(build / "data-test", source.package, need_labels=True)
+
+    made = quantize(item, _converted(build / "model", work("onnx")), work("int8", calibration)).model
+
+    figures = compare(measure(source, test, False, 0), measure(made, test, False, 0))
+    metrics = {metric.name: metric for metric in figures}
+    accuracy, size = metrics["accuracy"], metrics["sizeBytes"]
+    assert accuracy.source is not None
+    assert accuracy.value is not None
+    assert accuracy.source > 0.93
+    assert accuracy.value >= accuracy.source - 0.01
+    assert (metrics["agreement"].value or 0) >= 0.98
+    assert (size.value or 0) < 0.5 * (size.source or 0)
+    assert (metrics["latencyP95Ms"].value or 0) > 0
+
+
+@pytest.mark.parametrize("item", [STATIC, DYNAMIC], ids=["static", "dynamic"])
+def test_the_same_model_is_quantized_to_the_same_bytes(
+    digits_build: Path, work: Callable[..., Workplace], item: OptimizationPass
+) -> None:
+    onnx_model = _converted(digits_build / "model", work("onnx"))
+    calibration = load_data(digits_build / "data-train", onnx_model.package, need_labels=False)
+
+    first = quantize(item, onnx_model, work("first", calibration)).model
+    second = quantize(item, onnx_model, work("second", calibration)).model
+
+    assert first.weights.read_bytes() == second.weights.read_bytes()
+
+
+def test_a_model_quantized_already_is_a_failed_pass(digits_build: Path, work: Callable[..., Workplace]) -> None:
+    once = quantize(DYNAMIC, _converted(digits_build / "model", work("onnx")), work("once")).model
+
+    with pytest.raises(PassFailed, match="the model is quantized already; leave the pass out"):
+        quantize(DYNAMIC, once, work("twice"))
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Callable[..., Model]:
+    """Write an ONNX model of one node."""
+
+    def write(node: Any, weights: list[Any]) -> Model:
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+        made = helper.make_graph([node], "g", [value], [out], weights)
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+        folder = tmp_path / "graph"
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        tensors = {"inputs": [{"name": "x", "shape": [-1, 4]}], "outputs": [{"name": "y", "shape": [-1, 4]}]}
+        (folder / "model.yaml").write_text(yaml.safe_dump({"name": "g", "format": "onnx", **tensors}))
+        return load_package(folder)
+
+    return write
+
+
+def test_a_graph_without_anything_to_quantize_is_a_failed_pass(
+    graph: Callable[..., Model], work: Callable[..., Workplace]
+) -> None:
+    model = graph(helper.make_node("Relu", ["x"], ["y"]), [])
+
+    with pytest.raises(PassFailed, match="changed nothing: no operator it knows; dynamic quantization covers MatMul"):
+        quantize(DYNAMIC, model, work("int8"))
+
+
+def test_a_graph_that_would_grow_is_a_failed_pass(graph: Callable[..., Model], work: Callable[..., Workplace]) -> None:
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], [0.1 * n for n in range(16)])
+    model = graph(helper.make_node("MatMul", ["x", "w"], ["y"]), [weights])
+
+    with pytest.raises(PassFailed, match=r"gained nothing: \d+ bytes before, \d+ after"):
+        quantize(DYNAMIC, model, work("int8"))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (Quantize(dtype="int3"), "cannot make `int3`; use dtype: int8"),
+        (Quantize(mode="magic"), "no mode `magic`; use dynamic or static"),
+        (Quantize(mode="static"), "mode static needs data; add calibration"),
+    ],
+)
+def test_options_that_do_not_exist_are_a_failed_pass(
+    graph: Callable[..., Model], work: Callable[..., Workplace], options: Quantize, named: str
+) -> None:
+    model = graph(helper.make_node("Relu", ["x"], ["y"]), [])
+
+    with pytest.raises(PassFailed, match=named):
+        quantize(OptimizationPass(quantize=options), model, work("int8"))
+
+
+@pytest.mark.parametrize(
+    ("passes", "named"),
+    [
+        ([{"quantize": {}}], r"pass 1 \(quantize\) cannot follow a pytorch source"),
+        (
+            [{"convert": {}}, {"quantize": {}}, {"quantize": {}}],
+            r"pass 3 \(quantize\) cannot follow pass 2 \(quantize\)",
+        ),
+        ([{"convert": {}}, {"quantize": {}}, {"convert": {}}], r"pass 3 \(convert\) cannot follow pass 2 \(quantize\)"),
+        ([], r"ends with a pytorch source, which cannot be served"),
+    ],
+)
+def test_passes_that_cannot_follow_each_other_are_both_named(passes: list[Any], named: str) -> None:
+    with pytest.raises(PassFailed, match=named):
+        check_order(Plan.parse({"source": {"uri": "oci://a/b"}, "passes": passes}))

@@ -1,0 +1,159 @@
+"""What can go wrong between the store and a registry: every failure is named, with its mend."""
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab_api.errors import RegistryUnavailable, SourceNotFound, Unauthorized
+from trimtab_optimizer.store import open_store
+from trimtab_optimizer.store.credentials import read_credentials
+
+
+@pytest.fixture
+def docker_config(tmp_path: Path) -> Callable[..., Path]:
+    """Write a docker config as Kubernetes mounts it; each argument pair is a place and `user:password`."""
+
+    def write(auths: dict[str, str], name: str = ".dockerconfigjson") -> Path:
+        folder = tmp_path / f"config-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        entries = {place: {"auth": base64.b64encode(text.encode()).decode()} for place, text in auths.items()}
+        (folder / name).write_text(json.dumps({"auths": entries}))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    made.mkdir()
+    (made / "model.yaml").write_text("name: tiny\n")
+    return made
+
+
+def test_a_private_registry_is_used_with_the_right_password(
+    private_registry: Any, docker_config: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
+    config = docker_config({private_registry.host: "trimtab:steersman"})
+    store = open_store((private_registry.host,), (config,))
+
+    digest = store.push(folder, f"{private_registry.host}/models/a", ("v1",), {})
+
+    assert store.pull(f"oci://{private_registry.host}/models/a:v1", tmp_path / "out") == digest
+
+
+def test_of_several_credentials_the_one_that_works_is_found(
+    private_registry: Any, docker_config: Callable[..., Path], folder: Path
+) -> None:
+    host = private_registry.host
+    wrong = docker_config({f"{host}/models": "trimtab:wrong", "elsewhere.local": "trimtab:steersman"})
+    right = docker_config({f"https://{host}/v2/": "trimtab:steersman"}, name="config.json")
+
+    digest = open_store((host,), (wrong, right)).push(folder, f"{host}/models/b", ("v1",), {})
+
+    assert digest.startswith("sha256:")
+
+
+@pytest.mark.parametrize("auths", [{}, {"elsewhere.local": "trimtab:steersman"}], ids=["none", "for another host"])
+def test_no_credentials_are_unauthorized(
+    private_registry: Any, docker_config: Callable[..., Path], auths: dict[str, str]
+) -> None:
+    store = open_store((private_registry.host,), (docker_config(auths),))
+
+    with pytest.raises(Unauthorized, match=r"give a Secret of type kubernetes\.io/dockerconfigjson"):
+        store.resolve(f"oci://{private_registry.host}/models/a:v1")
+
+
+def test_a_wrong_password_is_unauthorized_for_reading_and_writing(
+    private_registry: Any, docker_config: Callable[..., Path], folder: Path
+) -> None:
+    config = docker_config({private_registry.host: "trimtab:wrong"})
+    store = open_store((private_registry.host,), (config,))
+
+    with pytest.raises(Unauthorized, match="401"):
+        store.find(f"{private_registry.host}/models/a", "v1")
+    with pytest.raises(Unauthorized, match="401"):
+        store.push(folder, f"{private_registry.host}/models/a", ("v1",), {})
+
+
+def test_credentials_with_user_and_password_are_read(tmp_path: Path) -> None:
+    auths = {"host.local": {"username": "ada", "password": "x:y"}}
+    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+
+    (credential,) = read_credentials((tmp_path,))
+
+    assert base64.b64decode(credential.basic) == b"ada:x:y"
+    assert credential.fits("host.local", "any/repository")
+    assert not credential.fits("host.local.evil", "any/repository")
+
+
+@pytest.mark.parametrize("text", ["not json", '{"auths": {"a": {"auth": "%%%"}}}', '{"auths": {"a": 7}}', "[]"])
+def test_a_broken_docker_config_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+
+    with pytest.raises(Unauthorized, match=r"config\.json is not a docker config; make the Secret with"):
+        read_credentials((tmp_path,))
+
+
+def test_a_registry_that_is_down_is_unavailable(unused_tcp_port: int) -> None:
+    host = f"127.0.0.1:{unused_tcp_port}"
+
+    with pytest.raises(RegistryUnavailable, match=r"did not answer .* check that the registry runs"):
+        open_store((host,)).resolve(f"oci://{host}/models/a:v1")
+
+
+def test_plain_http_without_leave_names_the_mend(registry: Any) -> None:
+    with pytest.raises(RegistryUnavailable, match="name it among the insecure registries"):
+        open_store().resolve(f"oci://{registry.host}/models/a:v1")
+
+
+class _Failing(BaseHTTPRequestHandler):
+    """Answers with the status that its path names, and fails twice where the path says so."""
+
+    failures = 2
+
+    def do_GET(self) -> None:
+        status = int(self.path.split("/")[2].removeprefix("status-"))
+        if "recovers" in self.path and _Failing.failures == 0:
+            status = 404
+        elif "recovers" in self.path:
+            _Failing.failures -= 1
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def failing_host() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Failing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_failing_registry_is_unavailable(failing_host: str, status: int) -> None:
+    with pytest.raises(RegistryUnavailable, match=rf"failed \({status}"):
+        open_store((failing_host,)).find(f"{failing_host}/status-{status}/a", "v1")
+
+
+def test_forbidden_is_unauthorized(failing_host: str) -> None:
+    with pytest.raises(Unauthorized, match="403"):
+        open_store((failing_host,)).find(f"{failing_host}/status-403/a", "v1")
+
+
+def test_a_short_failure_is_sat_out(failing_host: str) -> None:
+    with pytest.raises(SourceNotFound):
+        open_store((failing_host,)).resolve(f"oci://{failing_host}/status-503/recovers:v1")
