@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trimtab_cluster.components import COMPONENTS, Component, component
@@ -17,6 +18,8 @@ from trimtab_cluster.locks import locked
 from trimtab_cluster.places import REPOSITORY, cache_dir
 from trimtab_cluster.say import say, timed
 from trimtab_cluster.toolchain import find_go
+
+_SIGN_OF_LIFE = 20  # seconds
 
 
 def ready(names: Iterable[str]) -> dict[str, Path]:
@@ -101,12 +104,23 @@ def _build(each: Component) -> None:
     with tempfile.TemporaryDirectory(dir=_folder()) as built, timed(f"building {each.name} from its Go modules"):
         for file, package in each.builds.items():
             flags = ["-trimpath", "-buildvcs=false", "-tags", each.tags, "-ldflags", each.link_flags()]
-            command = [go, "build", *flags, "-o", f"{built}/{file}", package]
-            environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
-            if subprocess.run(command, cwd=each.source, env=environment, check=False).returncode:
-                raise ClusterError(
-                    f"{each.name} could not be built", "see the lines above; the Go module proxy must be reachable"
-                )
+            _compile([go, "build", *flags, "-o", f"{built}/{file}", package], each)
         _take(each, Path(built))
     if not _home(each).is_dir():
         raise ClusterError(f"{each.name} was built in another version than its go.mod pins", "correct go.mod")
+
+
+def _compile(command: Sequence[str], each: Component) -> None:
+    """Run the compiler, with a sign of life while it works: Kubernetes takes minutes."""
+    started = time.monotonic()
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    with subprocess.Popen(command, cwd=each.source, env=environment) as compiler:
+        while compiler.poll() is None:
+            try:
+                compiler.wait(_SIGN_OF_LIFE)
+            except subprocess.TimeoutExpired:
+                say(f"  {each.name}: {time.monotonic() - started:.0f} s")
+    if compiler.returncode:
+        raise ClusterError(
+            f"{each.name} could not be built", "see the lines above; the Go module proxy must be reachable"
+        )

@@ -6,12 +6,15 @@ inherited and cannot be shaken off: it tells exactly which processes are the clu
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.processes import kill
 
 ROOT = Path("/sys/fs/cgroup")
+CONTROLLERS = ("cpu", "cpuset", "memory", "pids")  # without which there is no kubelet
 
 
 def is_version_2(root: Path = ROOT) -> bool:
@@ -73,7 +76,13 @@ def _inherit_cpuset(folder: Path) -> None:
 
 def _hand_on_controllers(folder: Path) -> None:
     for controller in (folder / "cgroup.controllers").read_text().split():
-        (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+        with suppress(OSError):
+            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+    if lacking := set(CONTROLLERS) - set((folder / "cgroup.subtree_control").read_text().split()):
+        raise ClusterError(
+            f"{folder} cannot hand on the controllers {', '.join(sorted(lacking))}",
+            "in a container, move its processes out of the root of its cgroup namespace first",
+        )
 
 
 def _members(folder: Path) -> list[int]:

@@ -13,7 +13,6 @@ from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.places import cache_dir, clusters_dir
 from trimtab_cluster.state import Shape
 
-_CONTROLLERS = ("cpu", "cpuset", "memory", "pids")
 _GIB = 2**30
 
 
@@ -53,7 +52,7 @@ CHECKS = (
         "load the kernel module nf_tables",
     ),
     Check(
-        f"cgroup controllers {', '.join(_CONTROLLERS)}, writable",
+        f"cgroup controllers {', '.join(cgroups.CONTROLLERS)}, writable",
         lambda: _has_controllers(),
         "mount them at /sys/fs/cgroup; a container needs --privileged and, with version 2, an own cgroup namespace "
         "whose root holds no process",
@@ -61,9 +60,9 @@ CHECKS = (
     ),
     Check("overlay file system", lambda: _knows_overlay(), "load the kernel module overlay"),
     Check(
-        "the state does not lie on an overlay itself",
-        lambda: _file_system(clusters_dir()) != "overlay",
-        "set XDG_STATE_HOME to a folder on a volume",
+        "state and cache do not lie on an overlay themselves",
+        lambda: "overlay" not in (_file_system(clusters_dir()), _file_system(cache_dir())),
+        "set XDG_STATE_HOME and XDG_CACHE_HOME to folders on a volume",
     ),
     Check("/dev/kmsg, which the kubelet reads", lambda: Path("/dev/kmsg").exists(), "give the container that device"),
     Check("1.5 GiB of free memory", lambda: _free_memory() > 1.5 * _GIB, "end other programs"),
@@ -89,6 +88,16 @@ def require(shape: Shape) -> None:
         )
 
 
+def require_root() -> None:
+    """Ask for root alone.
+
+    Raises:
+        ClusterError: it is another user.
+    """
+    if os.geteuid() != 0:
+        raise ClusterError("this needs root", "call it with sudo")
+
+
 def _is_known_machine() -> bool:
     return platform.system() == "Linux" and platform.machine() in ("x86_64", "aarch64")
 
@@ -105,8 +114,8 @@ def _has_controllers() -> bool:
     if not os.access(root, os.W_OK):
         return False
     if cgroups.is_version_2():
-        return set(_CONTROLLERS) <= set((root / "cgroup.controllers").read_text().split())
-    return all((root / controller / "cgroup.procs").exists() for controller in _CONTROLLERS)
+        return set(cgroups.CONTROLLERS) <= set((root / "cgroup.controllers").read_text().split())
+    return all((root / controller / "cgroup.procs").exists() for controller in cgroups.CONTROLLERS)
 
 
 def _knows_overlay() -> bool:

@@ -21,9 +21,10 @@ _SETTINGS = (
 _SYSCTL = Path("/proc/sys")
 
 
-def remember() -> None:
-    """Write the settings down, unless a cluster that runs has done so."""
+def remember(cluster: Cluster) -> None:
+    """Write the settings down, unless another cluster has done so."""
     with locked(RUNTIME / ".kernel.lock"):
+        _mark(cluster).touch()
         if not _remembered().exists():
             values = {name: (_SYSCTL / name).read_text() for name in _SETTINGS if (_SYSCTL / name).exists()}
             _remembered().write_text(json.dumps(values))
@@ -32,7 +33,8 @@ def remember() -> None:
 def restore(cluster: Cluster) -> None:
     """Put the settings back if `cluster` was the last one on this machine."""
     with locked(RUNTIME / ".kernel.lock"):
-        if not _remembered().exists() or _others(cluster):
+        _mark(cluster).unlink(missing_ok=True)
+        if not _remembered().exists() or any(RUNTIME.glob("*.kernel")):
             return
         for name, value in json.loads(_remembered().read_text()).items():
             with suppress(OSError):  # a container may not write all of them; its kubelet could not either
@@ -44,6 +46,5 @@ def _remembered() -> Path:
     return RUNTIME / ".kernel.json"
 
 
-def _others(cluster: Cluster) -> list[Path]:
-    owners = (file for file in RUNTIME.glob("*.owner") if file.stem != cluster.name)
-    return [file for file in owners if (owner := file.read_text()) and Path(owner).is_dir()]
+def _mark(cluster: Cluster) -> Path:
+    return RUNTIME / f"{cluster.name}.kernel"

@@ -54,6 +54,7 @@ def up(cluster: Cluster, shape: Shape) -> None:
 
 def down(cluster: Cluster) -> None:
     """Remove a cluster, or what is left of one."""
+    checks.require_root()
     with state.held(cluster):
         cleaning.remove(cluster)
     say(f"{cluster.name} is gone")
@@ -102,7 +103,7 @@ def _bring_up(cluster: Cluster, shape: Shape, programs: dict[str, Path]) -> None
 
 def _prepare_node(cluster: Cluster, addresses: Addresses, start: Callable[[str, list[str]], None]) -> None:
     """Start what needs no API server, while that comes up."""
-    kernel.remember()
+    kernel.remember(cluster)
     registry.start_registry(cluster, addresses, start)
     node.start_containerd(cluster, start)
     archive = cluster.state / "pause.tar"
@@ -127,4 +128,6 @@ def _start(cluster: Cluster, program: str, flags: list[str]) -> None:
     own = cluster.bin / program
     command = [str(own) if own.exists() else program, *flags]
     path = f"{cluster.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    processes.start(cluster, program, command, lambda: cgroups.enter(cluster), {"PATH": path})
+    processes.start(
+        cluster, program, command, lambda: cgroups.enter(cluster), {"PATH": path, "HOME": str(cluster.state)}
+    )

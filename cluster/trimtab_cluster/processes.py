@@ -21,11 +21,12 @@ def start(
     name: str,
     command: Sequence[str],
     enter: Callable[[], None],
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str],
 ) -> None:
     """Start a component in the cluster's network namespace, in a session of its own, with its log in the state.
 
     `enter` runs in the child before the command does: it joins the cgroup, so that there is no moment outside it.
+    `environment` is all that the command gets: a proxy of the caller's, say, would lead it out of the namespace.
     """
     # nsenter, not `ip netns exec`: the latter mounts another /sys, in which the kubelet finds no cgroups.
     entered = ["nsenter", f"--net=/run/netns/{cluster.namespace}", *command]
@@ -36,7 +37,7 @@ def start(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, **(environment or {})},
+            env=dict(environment),
             preexec_fn=enter,
         )
     (cluster.run / f"{name}.pid").write_text(f"{process.pid} {start_time(process.pid)}")
