@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from trimtab_testing.apiserver import ApiServer, Namespace, new_namespace
+
+from trimtab_testing.apiserver import CRDS, ApiServer, Namespace, new_namespace
 
 pytestmark = pytest.mark.apiserver
 
@@ -63,3 +64,26 @@ def test_a_valid_spec_is_taken_without_a_warning(namespace: Namespace, case: dic
     answer = namespace.apply(manifest(case))
 
     assert (answer.code, answer.err) == (0, "")
+
+
+def messages(node: Any) -> Iterator[str]:
+    """Yield the message of every rule below a node of a schema."""
+    for rule in node.get("x-kubernetes-validations", []):
+        yield rule["message"]
+    for below in [*node.get("properties", {}).values(), node.get("items"), node.get("additionalProperties")]:
+        if isinstance(below, dict):
+            yield from messages(below)
+
+
+def test_every_rule_of_the_crd_has_a_case() -> None:
+    crd = yaml.safe_load((CRDS / "modeldeployments.yaml").read_text())
+    refused = [case.values[0] for case in cases(*(HERE / "invalid").glob("*.yaml"))]
+    said = [case[key] for case in refused for key in ("says", "also") if key in case]
+
+    untried = [
+        text
+        for text in messages(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+        if not any(part in text for part in said)
+    ]
+
+    assert not untried

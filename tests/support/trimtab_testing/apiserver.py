@@ -23,6 +23,8 @@ from typing import Any, Final
 
 import pytest
 import yaml
+
+from trimtab_api.group import API_VERSION, MODEL_DEPLOYMENT
 from trimtab_cluster import lifecycle, state
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.state import Shape
@@ -107,6 +109,11 @@ class Namespace:
         """Write status as the operator does."""
         change = json.dumps({"status": status})
         return self.kubectl("patch", what, "--subresource=status", "--type=merge", "-p", change)
+
+
+def model_deployment(spec: Mapping[str, Any], name: str = "digits") -> dict[str, Any]:
+    """Return the manifest of a ModelDeployment."""
+    return {"apiVersion": API_VERSION, "kind": MODEL_DEPLOYMENT, "metadata": {"name": name}, "spec": spec}
 
 
 @pytest.fixture(scope="session")
