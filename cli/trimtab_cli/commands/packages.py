@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from trimtab_api.errors import InvalidSpec
 from trimtab_cli.stores import add_options, store_of
 from trimtab_optimizer.store import Reference, repository_uri
 
@@ -28,8 +27,6 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _push(arguments: argparse.Namespace) -> int:
     reference = Reference.parse(arguments.uri)
-    if reference.tag is None:
-        raise InvalidSpec(f"{arguments.uri} has no tag to push to; write ...:v1")
     repository = f"{reference.host}/{reference.repository}"
     digest = store_of(arguments).push(arguments.folder, repository, (reference.tag,), {})
     print(repository_uri(repository, digest=digest))
