@@ -1,27 +1,47 @@
-"""The server's process."""
+"""The server's process: `trimtab-runtime`, or `python -m trimtab_runtime`.
 
+0   served, and ended by a signal
+42  the user has to change something: the artifact or the configuration cannot be served
+1   the environment failed, or we did
+"""
+
+import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 
-from trimtab_api.errors import InvalidPackage
-from trimtab_api.report import EXIT_USER_ERROR
+from trimtab_api.errors import UserError
+from trimtab_api.report import EXIT_USER_ERROR, TERMINATION_MESSAGE_LIMIT
 from trimtab_runtime.config import read_config
-from trimtab_runtime.server.lifecycle import log, serve
-
-_TERMINATION_LOG = Path("/dev/termination-log")
+from trimtab_runtime.server.lifecycle import serve
+from trimtab_runtime.server.logs import log_as_json, say
 
 
 def main() -> None:
-    """Serve until SIGTERM. A broken artifact ends the process, with the reason in the termination log."""
+    """Serve until SIGTERM. An artifact that cannot be served ends the process, and Kubernetes is told the reason."""
+    log_as_json()
+    signal.signal(signal.SIGTERM, _leave)  # as process 1 of a container there is no default action while we load
     try:
-        uvloop.run(serve(read_config()))
-    except InvalidPackage as error:
-        log("the artifact cannot be served", reason=error.reason, error=str(error))
-        if _TERMINATION_LOG.exists():
-            _TERMINATION_LOG.write_text(str(error)[:4000])
+        uvloop.run(serve(read_config(sys.argv[1:], os.environ)))
+    except UserError as error:
+        say("cannot serve", reason=error.reason, cause=str(error))
+        _tell(Path(os.environ.get("TRIMTAB_TERMINATION_LOG", "/dev/termination-log")), str(error))
         sys.exit(EXIT_USER_ERROR)
+
+
+def _tell(file: Path, text: str) -> None:
+    """Write the termination message; a laptop has no place for it."""
+    if file.exists():
+        with suppress(OSError):
+            file.write_bytes(text.encode()[:TERMINATION_MESSAGE_LIMIT])
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -1,67 +1,95 @@
-"""The server's configuration, from the environment that the operator sets."""
+"""The server's configuration: from the environment, as the operator sets it, or from flags, as a person does."""
 
-import math
-import os
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, TypeVar
+
+from trimtab_api.errors import InvalidSpec
+
+_PREFIX: Final = "TRIMTAB_"
+_HELP: Final = {
+    "MODEL_DIR": "folder with model.onnx and model.yaml (default /model)",
+    "MODEL_NAME": "name to serve the model under (default: the package's)",
+    "REVISION": "version that answers and metrics carry (default 1)",
+    "HOST": "address to listen on (default 0.0.0.0)",
+    "REST_PORT": "port of REST, health and metrics (default 8080)",
+    "GRPC_PORT": "port of gRPC (default 9000)",
+    "PROTOCOLS": "protocols of inference: rest, grpc or both (default rest,grpc)",
+    "MAX_BATCH_SIZE": "most rows that run together (default 32)",
+    "MAX_DELAY_MS": "how long a request may wait for others (default 0: not at all)",
+    "DRAIN_SECONDS": "how long to go on answering after SIGTERM (default 5)",
+    "MAX_CONNECTION_AGE_SECONDS": "age at which a connection is asked to end (default 30)",
+    "THREADS": "threads of one run (default: the CPUs that the container may use)",
+}
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
+    """What a server needs to know. `threads` of None means the CPUs that the container may use."""
+
     model_dir: Path
     model_name: str | None
     revision: str
     host: str
     rest_port: int
-    grpc_port: int | None
+    grpc_port: int
+    protocols: frozenset[str]
     max_batch_size: int
     max_delay_seconds: float
     drain_seconds: float
     max_connection_age_seconds: float
-    threads: int
+    threads: int | None
 
 
-def read_config(environ: Mapping[str, str] = os.environ) -> RuntimeConfig:
-    """Read the configuration; every variable has a default fit for a laptop."""
-    protocols = environ.get("TRIMTAB_PROTOCOLS", "rest,grpc").split(",")
+def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> RuntimeConfig:
+    """Read flags, then the environment; all have defaults. Raises InvalidSpec naming the variable that is wrong."""
+    values = {**environ, **_flags(arguments)} if arguments else environ
     return RuntimeConfig(
-        model_dir=Path(environ.get("TRIMTAB_MODEL_DIR", "/model")),
-        model_name=environ.get("TRIMTAB_MODEL_NAME") or None,
-        revision=environ.get("TRIMTAB_REVISION", "1"),
-        host=environ.get("TRIMTAB_HOST", "0.0.0.0"),
-        rest_port=int(environ.get("TRIMTAB_REST_PORT", "8080")),
-        grpc_port=int(environ.get("TRIMTAB_GRPC_PORT", "9000")) if "grpc" in protocols else None,
-        max_batch_size=int(environ.get("TRIMTAB_MAX_BATCH_SIZE", "32")),
-        max_delay_seconds=float(environ.get("TRIMTAB_MAX_DELAY_MS", "0")) / 1000,
-        drain_seconds=float(environ.get("TRIMTAB_DRAIN_SECONDS", "5")),
-        max_connection_age_seconds=float(environ.get("TRIMTAB_MAX_CONNECTION_AGE_SECONDS", "30")),
-        threads=int(environ.get("TRIMTAB_THREADS", "0")) or _cpu_limit(),
+        model_dir=Path(_text(values, "MODEL_DIR", "/model")),
+        model_name=_text(values, "MODEL_NAME", "") or None,
+        revision=_text(values, "REVISION", "1"),
+        host=_text(values, "HOST", "0.0.0.0"),
+        rest_port=_number(values, "REST_PORT", 8080, 1, 65535),
+        grpc_port=_number(values, "GRPC_PORT", 9000, 1, 65535),
+        protocols=_protocols(_text(values, "PROTOCOLS", "rest,grpc")),
+        max_batch_size=_number(values, "MAX_BATCH_SIZE", 32, 1, 1 << 20),
+        max_delay_seconds=_number(values, "MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
+        drain_seconds=_number(values, "DRAIN_SECONDS", 5.0, 0.0, 3600.0),
+        max_connection_age_seconds=_number(values, "MAX_CONNECTION_AGE_SECONDS", 30.0, 0.1, 86_400.0),
+        threads=_number(values, "THREADS", 0, 0, 1024) or None,
     )
 
 
-def _cpu_limit() -> int:
-    """Return the CPUs that the cgroup allows, rounded up; the machine's count where there is no limit."""
-    for read in (_cgroup2, _cgroup1):
-        limit = read()
-        if limit:
-            return limit
-    return len(os.sched_getaffinity(0))
+def _flags(arguments: Sequence[str]) -> Mapping[str, str]:
+    parser = argparse.ArgumentParser("trimtab-runtime", description="Serve one model over the Open Inference Protocol.")
+    for name, meaning in _HELP.items():
+        flag = "--" + name.lower().replace("_", "-")
+        parser.add_argument(flag, dest=name, metavar="VALUE", help=f"{meaning}; also {_PREFIX}{name}")
+    given = vars(parser.parse_args(arguments))
+    return {_PREFIX + name: value for name, value in given.items() if value is not None}
 
 
-def _cgroup2() -> int | None:
+def _text(values: Mapping[str, str], name: str, default: str) -> str:
+    return values.get(_PREFIX + name) or default
+
+
+def _number(values: Mapping[str, str], name: str, default: _Number, low: _Number, high: _Number) -> _Number:
+    text = _text(values, name, str(default))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):
-        return None
+        number = type(default)(text)
+    except ValueError:
+        number = None
+    if number is None or not low <= number <= high:
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise InvalidSpec(f"{_PREFIX}{name} is {text!r}; it has to be {kind} from {low} to {high}")
+    return number
 
 
-def _cgroup1() -> int | None:
-    folder = Path("/sys/fs/cgroup/cpu")
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-        return max(1, math.ceil(quota / period)) if quota > 0 else None
-    except (OSError, ValueError):
-        return None
+def _protocols(text: str) -> frozenset[str]:
+    found = frozenset(word.strip() for word in text.split(",") if word.strip())
+    if not found or not found <= {"rest", "grpc"}:
+        raise InvalidSpec(f"{_PREFIX}PROTOCOLS is {text!r}; it has to be rest, grpc or rest,grpc")
+    return found

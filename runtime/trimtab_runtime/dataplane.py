@@ -1,49 +1,45 @@
-"""What every protocol asks for: is it live, is it ready, what is it, infer. Servers are thin layers over this."""
+"""What every protocol asks for: is it ready, what is it, infer. Servers are thin layers over this."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from trimtab_api.package import Tensor
+from trimtab_api.package import ModelPackage, Tensor
 from trimtab_runtime.batching import Batcher
-from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest, UnknownModel
-from trimtab_runtime.protocol.rest import InferRequest
+from trimtab_runtime.protocol.request import InferRequest
 from trimtab_runtime.protocol.tensors import Array
 
-SERVER_NAME = "trimtab"
-SERVER_VERSION = "0.1.0"
-EXTENSIONS = ("binary_tensor_data",)
-PLATFORM = "onnx_onnxv1"
+SERVER_NAME: Final = "trimtab"
+SERVER_VERSION: Final = "0.1.0"
+EXTENSIONS: Final = ("binary_tensor_data",)
+PLATFORM: Final = "onnx_onnxv1"
 
 
 class DataPlane:
-    """One model under one name and version. `ready` turns false when the process begins to drain."""
+    """One model under one name and version. `ready` turns false when the process begins to drain, and stays so."""
 
-    def __init__(self, name: str, version: str, model: Model, batcher: Batcher) -> None:
-        self.name = name
-        self.version = version
+    def __init__(self, name: str, version: str, package: ModelPackage, batcher: Batcher) -> None:
+        self.name: Final = name
+        self.version: Final = version
+        self.package: Final = package
         self.ready = True
-        self._model = model
         self._batcher = batcher
-
-    @property
-    def package(self) -> Any:
-        return self._model.package
+        self._outputs = tuple(item.name for item in package.outputs)
 
     def find(self, name: str, version: str | None) -> None:
         """Raise UnknownModel unless this is the model that is served."""
         if name != self.name or version not in (None, "", self.version):
-            raise UnknownModel(f"there is no model {name} {version or ''}; this server has {self.name} {self.version}")
+            asked = f"{name} version {version}" if version else name
+            raise UnknownModel(f"there is no model {asked}; this server has {self.name} version {self.version}")
 
     def metadata(self) -> dict[str, Any]:
         """Return the metadata of the model as the protocol words it."""
-        package = self._model.package
         return {
             "name": self.name,
             "versions": [self.version],
             "platform": PLATFORM,
-            "inputs": [_describe(item) for item in package.inputs],
-            "outputs": [_describe(item) for item in package.outputs],
+            "inputs": [_describe(item) for item in self.package.inputs],
+            "outputs": [_describe(item) for item in self.package.outputs],
         }
 
     async def infer(self, request: InferRequest) -> Mapping[str, Array]:
@@ -51,10 +47,9 @@ class DataPlane:
         rows = {name: len(array) for name, array in request.feeds.items()}
         if len(set(rows.values())) != 1:
             raise BadRequest(f"every input needs the same number of rows; given {rows}")
-        names = [item.name for item in self._model.package.outputs]
-        unknown = [name for name in request.wanted or () if name not in names]
+        unknown = [name for name in request.wanted or () if name not in self._outputs]
         if unknown:
-            raise BadRequest(f"there is no output {unknown}; the model has {names}")
+            raise BadRequest(f"there is no output {unknown}; the model has {list(self._outputs)}")
         outputs = await self._batcher.infer(request.feeds)
         return outputs if request.wanted is None else {name: outputs[name] for name in request.wanted}
 

@@ -1,4 +1,8 @@
-"""Load an artifact into onnxruntime, hold its session against model.yaml, and warm it up."""
+"""Load an artifact into onnxruntime, hold its session against model.yaml, and warm it up.
+
+The session is asked what it takes, and a warm-up shows what it gives: shapes of outputs in a file are often symbols,
+and only a run of two rows tells whether the first axis is the batch.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +15,7 @@ import yaml
 
 from trimtab_api.errors import InvalidPackage, InvalidSpec
 from trimtab_api.package import MANIFEST_FILE, ONNX_FILE, ModelPackage, Tensor
-from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array
+from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of
 
 _ONNX_TYPES: Final = {
     "tensor(bool)": "BOOL",
@@ -26,7 +30,12 @@ _ONNX_TYPES: Final = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
 }
+
+# Lengths tried for axes that are free beside the batch: a convolution does not fit into 1, and 224 takes its time.
+_FREE_LENGTHS: Final = (1, 16, 64, 224)
+_WARM_UP_ROWS: Final = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +54,7 @@ class Model:
 def load_model(folder: Path, threads: int) -> Model:
     """Load, check and warm up the artifact in a folder. Raises InvalidPackage naming what is wrong."""
     package = _read_package(folder)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Threads that spin while they wait fight the event loop for a small pod's CPU.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(str(folder / ONNX_FILE), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no common base for what it raises
-        raise InvalidPackage(f"{ONNX_FILE} cannot be loaded: {error}") from error
+    session = _open_session(folder / ONNX_FILE, threads)
     _compare("input", package.inputs, session.get_inputs())
     _compare("output", package.outputs, session.get_outputs())
     model = Model(package, session)
@@ -64,30 +65,87 @@ def load_model(folder: Path, threads: int) -> Model:
 def _read_package(folder: Path) -> ModelPackage:
     try:
         return ModelPackage.parse(yaml.safe_load((folder / MANIFEST_FILE).read_text()))
-    except (OSError, yaml.YAMLError, InvalidSpec) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, InvalidSpec) as error:
         raise InvalidPackage(f"{MANIFEST_FILE} cannot be read: {error}") from error
 
 
+def _open_session(file: Path, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # a failure reaches us as an exception; its text need not be on stderr as well
+    # Threads that spin while they wait fight the event loop for a small pod's CPU.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common base for what it raises
+        raise InvalidPackage(f"{ONNX_FILE} cannot be loaded: {error}") from error
+
+
 def _compare(role: str, declared: Sequence[Tensor], found: Sequence[Any]) -> None:
-    actual = {item.name: _ONNX_TYPES.get(item.type, item.type) for item in found}
+    actual = {item.name: item for item in found}
+    missing = [item.name for item in declared if item.name not in actual]
+    if missing or (role == "input" and len(actual) != len(declared)):
+        names = [item.name for item in declared]
+        raise InvalidPackage(f"{MANIFEST_FILE} names the {role}s {names}; {ONNX_FILE} has {list(actual)}")
     for tensor in declared:
-        if actual.get(tensor.name) != tensor.datatype:
-            raise InvalidPackage(
-                f"{role} {tensor.name} is {tensor.datatype} in {MANIFEST_FILE}; the model has {actual}"
-            )
-    if role == "input" and len(actual) != len(declared):
-        raise InvalidPackage(f"the model has the inputs {list(actual)}; {MANIFEST_FILE} names {len(declared)} of them")
+        _compare_one(role, tensor, actual[tensor.name])
+
+
+def _compare_one(role: str, tensor: Tensor, found: Any) -> None:
+    datatype = _ONNX_TYPES.get(found.type, found.type)
+    shape = [axis if isinstance(axis, int) and axis >= 0 else -1 for axis in found.shape]
+    unknown = role == "output" and not shape  # onnxruntime shows an output of unknown rank without axes
+    if datatype != tensor.datatype or not (unknown or _agrees(role, tensor.shape, shape)):
+        raise InvalidPackage(
+            f"{role} {tensor.name} is {tensor.datatype} {list(tensor.shape)} in {MANIFEST_FILE}, "
+            f"but {datatype} {shape} in {ONNX_FILE} (-1: any length); correct {MANIFEST_FILE} or export the model again"
+        )
+
+
+def _agrees(role: str, declared: Sequence[int], found: Sequence[int]) -> bool:
+    """Compare axes. A fixed axis of an input has to be declared: callers are promised what model.yaml says.
+
+    Of an output only the number of axes and the fixed ones are compared; the warm-up sees the rest.
+    """
+    if len(declared) != len(found):
+        return False
+    loose = role == "output"
+    return all(axis in (-1, wanted) or (loose and wanted == -1) for wanted, axis in zip(declared, found, strict=True))
 
 
 def _warm_up(model: Model) -> None:
-    """Answer once: what the first call would pay for is paid before readiness, and a model that cannot run is found."""
-    feeds = {item.name: _zeros(item) for item in model.package.inputs}
-    try:
-        model.run(feeds)
-    except Exception as error:
-        raise InvalidPackage(f"the model loads but cannot compute: {error}") from error
+    """Answer one row and two: what the first call would pay for is paid, and a model that cannot run is found."""
+    lengths = _FREE_LENGTHS if any(-1 in item.shape[1:] for item in model.package.inputs) else _FREE_LENGTHS[:1]
+    for length in lengths:
+        try:
+            for rows in _WARM_UP_ROWS:
+                _check_outputs(model.package, model.run(_zeros(model.package, rows, length)), rows)
+            return
+        except InvalidPackage:
+            raise
+        except Exception as error:  # onnxruntime has no common base for what it raises
+            failure = error
+    raise InvalidPackage(f"the model loads but cannot compute {rows} rows of zeros: {failure}") from failure
 
 
-def _zeros(tensor: Tensor) -> Array:
-    shape = tuple(axis if axis > 0 else 1 for axis in tensor.shape)
-    return np.zeros(shape, dtype=NUMPY_TYPES[tensor.datatype])
+def _zeros(package: ModelPackage, rows: int, length: int) -> dict[str, Array]:
+    feeds = {}
+    for tensor in package.inputs:
+        shape = (rows, *(length if axis == -1 else axis for axis in tensor.shape[1:]))
+        kind = NUMPY_TYPES[tensor.datatype]
+        feeds[tensor.name] = np.full(shape, "", dtype=kind) if kind.kind == "O" else np.zeros(shape, dtype=kind)
+    return feeds
+
+
+def _check_outputs(package: ModelPackage, outputs: Mapping[str, Array], rows: int) -> None:
+    for tensor in package.outputs:
+        array = outputs[tensor.name]
+        wanted = (rows, *tensor.shape[1:])
+        fits = array.ndim == len(wanted) and all(a in (-1, b) for a, b in zip(wanted, array.shape, strict=True))
+        if not fits or datatype_of(array) != tensor.datatype:
+            given = f"{datatype_of(array)} {list(array.shape)} for {rows} rows"
+            raise InvalidPackage(
+                f"output {tensor.name} is {tensor.datatype} {list(tensor.shape)} in {MANIFEST_FILE}, but {ONNX_FILE} "
+                f"gives {given}; correct {MANIFEST_FILE} or export the model again"
+            )

@@ -6,6 +6,10 @@ RequestError
 ├── TooLarge        413 RESOURCE_EXHAUSTED
 ├── Busy            503 UNAVAILABLE: try again after a second
 └── InferenceFailed 500 INTERNAL: the model could not compute; the text tells nothing of the inside
+
+The first three are the caller's fault and no sign of a bad model: an analysis counts 5xx, INTERNAL and UNAVAILABLE.
+A model that fails on well-formed input counts as the model's fault, although the values may be the caller's: an
+analysis that holds too often does less harm than one that lets a broken model pass.
 """
 
 from typing import ClassVar
@@ -14,6 +18,8 @@ from trimtab_api.errors import TrimtabError
 
 
 class RequestError(TrimtabError):
+    """Base of what a caller may be told."""
+
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL"
 

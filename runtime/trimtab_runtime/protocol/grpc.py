@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from trimtab_api.package import Datatype, Tensor
 from trimtab_runtime.protocol import oip_pb2
 from trimtab_runtime.protocol.errors import BadRequest
-from trimtab_runtime.protocol.rest import InferRequest
-from trimtab_runtime.protocol.tensors import Array, by_name, datatype_of, from_bytes, from_numbers
+from trimtab_runtime.protocol.request import InferRequest
+from trimtab_runtime.protocol.tensors import Array, by_name, datatype_of, from_bytes, from_numbers, to_bytes
 
 _CONTENTS: Final[Mapping[str, str]] = {
     Datatype.BOOL: "bool_contents",
@@ -23,6 +21,7 @@ _CONTENTS: Final[Mapping[str, str]] = {
     Datatype.UINT64: "uint64_contents",
     Datatype.FP32: "fp32_contents",
     Datatype.FP64: "fp64_contents",
+    Datatype.BYTES: "bytes_contents",
 }
 
 
@@ -39,25 +38,32 @@ def read_request(request: Any, inputs: Sequence[Tensor]) -> InferRequest:
             feeds[item.name] = from_bytes(tensor, item.datatype, shape, raw[index])
         else:
             feeds[item.name] = from_numbers(tensor, item.datatype, shape, _typed(tensor, item.contents))
-    wanted = {item.name: True for item in request.outputs} or None
+    wanted = {item.name: bool(raw) for item in request.outputs} or None
     return InferRequest(feeds, request.id or None, wanted, binary=bool(raw))
 
 
 def write_response(name: str, version: str, outputs: Mapping[str, Array], request: InferRequest) -> Any:
-    """Return a ModelInferResponse: raw where the request was raw or the type has no typed form."""
+    """Return a ModelInferResponse: raw where the request was raw or a type has no typed form."""
     response = oip_pb2.ModelInferResponse(model_name=name, model_version=version, id=request.id or "")
     raw = request.binary or any(datatype_of(array) not in _CONTENTS for array in outputs.values())
     for key, array in outputs.items():
         item = response.outputs.add(name=key, datatype=datatype_of(array), shape=array.shape)
         if raw:
-            response.raw_output_contents.append(np.ascontiguousarray(array).tobytes())
+            response.raw_output_contents.append(to_bytes(array))
         else:
-            getattr(item.contents, _CONTENTS[item.datatype]).extend(array.ravel().tolist())
+            getattr(item.contents, _CONTENTS[item.datatype]).extend(_listed(array))
     return response
 
 
-def _typed(declared: Tensor, contents: Any) -> Any:
+def _typed(declared: Tensor, contents: Any) -> list[Any]:
     field = _CONTENTS.get(declared.datatype)
     if field is None:
         raise BadRequest(f"input {declared.name}: {declared.datatype} is sent in raw_input_contents")
-    return getattr(contents, field)
+    return list(getattr(contents, field))
+
+
+def _listed(array: Array) -> list[Any]:
+    if array.dtype.kind in "OUS":
+        return [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+    listed: list[Any] = array.ravel().tolist()
+    return listed

@@ -8,9 +8,13 @@ import orjson
 
 from trimtab_api.package import ModelPackage, Tensor
 from trimtab_runtime.protocol.errors import BadRequest
-from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, by_name, check
+from trimtab_runtime.protocol.rest import plain
+from trimtab_runtime.protocol.tensors import Array, by_name, check, from_list
 
-_FORMS = 'one of {"inputs": {name: rows}}, {"instances": rows}, or rows alone where the model has a single input'
+_FORMS = (
+    '{"inputs": {name: rows}}, {"instances": rows} (rows are {name: value} where the model has several inputs), '
+    "or rows alone where it has one"
+)
 
 
 def read_rows(body: bytes, inputs: Sequence[Tensor]) -> dict[str, Array]:
@@ -26,34 +30,44 @@ def read_rows(body: bytes, inputs: Sequence[Tensor]) -> dict[str, Array]:
 
 def write_predictions(package: ModelPackage, outputs: Mapping[str, Array]) -> bytes:
     """Return one prediction a row: every output by name, and the label of the first where the package has labels."""
-    first = package.outputs[0].name
-    count = len(next(iter(outputs.values())))
-    predictions = []
-    for row in range(count):
-        entry: dict[str, Any] = {name: array[row] for name, array in outputs.items()}
-        if package.labels and outputs[first].ndim == 2 and outputs[first].shape[1] == len(package.labels):
-            entry["label"] = package.labels[int(np.argmax(outputs[first][row]))]
-        predictions.append(entry)
+    names = _labels(package, outputs[package.outputs[0].name])
+    predictions: list[dict[str, Any]] = []
+    for row in range(len(next(iter(outputs.values())))):
+        predictions.append({name: _value(array[row]) for name, array in outputs.items()})
+        if names:
+            predictions[-1]["label"] = names[row]
     return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _labels(package: ModelPackage, first: Array) -> list[str] | None:
+    """Return the label of every row: of the highest score, or of the class that the model names by its number."""
+    labels = package.labels
+    if labels and first.ndim == 2 and first.shape[1] == len(labels):
+        return [labels[index] for index in np.argmax(first, axis=1)]
+    if labels and first.ndim == 1 and first.dtype.kind in "iu" and first.min() >= 0 and first.max() < len(labels):
+        return [labels[index] for index in first]
+    return None
+
+
+def _value(row: Any) -> Any:
+    found = plain(np.asarray(row))
+    return found[0] if isinstance(found, list) and np.ndim(row) == 0 else found
 
 
 def _by_input(content: Any, inputs: Sequence[Tensor]) -> dict[str, Any]:
     if isinstance(content, dict) and isinstance(content.get("inputs"), dict):
         return dict(content["inputs"])
     rows = content.get("instances") if isinstance(content, dict) else content
+    if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+        return {name: [row.get(name) for row in rows] for name in rows[0]}
     if isinstance(rows, list) and len(inputs) == 1:
         return {inputs[0].name: rows}
     raise BadRequest(f"send {_FORMS}; inputs are {[item.name for item in inputs]}")
 
 
 def _array(declared: Tensor, rows: Any) -> Array:
-    try:
-        array = np.asarray(rows, dtype=NUMPY_TYPES[declared.datatype])
-    except (ValueError, TypeError) as error:
-        raise BadRequest(
-            f"input {declared.name}: the rows are not {declared.datatype} of one shape: {error}"
-        ) from error
+    array = from_list(declared, rows)
     if array.ndim == len(declared.shape) - 1:
-        array = array[np.newaxis]
+        array = array[np.newaxis]  # one row, as a person writes it
     check(declared, declared.datatype, array.shape)
-    return np.ascontiguousarray(array)
+    return array

@@ -4,7 +4,7 @@ Source: open-inference-protocol, inference_rest.md; Triton, extension_binary_dat
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,25 @@ import orjson
 
 from trimtab_api.package import Tensor
 from trimtab_runtime.protocol.errors import BadRequest
-from trimtab_runtime.protocol.tensors import Array, by_name, datatype_of, from_bytes, from_numbers
-
-
-@dataclass(frozen=True, slots=True)
-class InferRequest:
-    """A request, independent of how it came in. `wanted` maps each requested output to "as raw bytes"; None is all."""
-
-    feeds: Mapping[str, Array]
-    id: str | None = None
-    wanted: Mapping[str, bool] | None = None
-    binary: bool = False
+from trimtab_runtime.protocol.request import InferRequest
+from trimtab_runtime.protocol.tensors import (
+    NUMPY_TYPES,
+    Array,
+    by_name,
+    datatype_of,
+    from_bytes,
+    from_numbers,
+    to_bytes,
+)
 
 
 def read_request(body: bytes, header_length: int | None, inputs: Sequence[Tensor]) -> InferRequest:
-    """Read an infer request; `header_length` is that of the JSON part where raw tensors follow. Raises BadRequest."""
+    """Read an infer request; `header_length` is that of the JSON part where raw tensors follow. Raises BadRequest.
+
+    A JSON part of no bytes means that the whole body is the single input, and that all outputs go back raw.
+    """
+    if header_length == 0:
+        return InferRequest({inputs[0].name: _whole(body, inputs)}, binary=True)
     content = _json(body if header_length is None else body[:header_length])
     tensors = content.get("inputs")
     if not isinstance(tensors, list) or not all(isinstance(item, dict) for item in tensors):
@@ -35,7 +39,8 @@ def read_request(body: bytes, header_length: int | None, inputs: Sequence[Tensor
     raw = memoryview(body)[header_length or len(body) :]
     feeds: dict[str, Array] = {}
     for item in tensors:
-        feeds[item["name"]], raw = _read_tensor(declared[item["name"]], item, raw)
+        name = str(item["name"])
+        feeds[name], raw = _read_tensor(declared[name], item, raw)
     if len(raw):
         raise BadRequest(f"{len(raw)} bytes are left after the last tensor")
     binary = bool(_parameters(content).get("binary_data_output"))
@@ -49,11 +54,11 @@ def write_response(
     described, tail = [], []
     for key, array in outputs.items():
         item: dict[str, Any] = {"name": key, "datatype": datatype_of(array), "shape": list(array.shape)}
-        if request.binary if request.wanted is None else request.wanted[key]:
-            tail.append(np.ascontiguousarray(array).tobytes())
+        if request.is_binary(key):
+            tail.append(to_bytes(array))
             item["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
-            item["data"] = _plain(array)
+            item["data"] = plain(array.ravel())
         described.append(item)
     content: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": described}
     if request.id is not None:
@@ -62,9 +67,19 @@ def write_response(
     return (head + b"".join(tail), len(head)) if tail else (head, None)
 
 
-def _plain(array: Array) -> Any:
-    flat = np.ascontiguousarray(array).ravel()
-    return flat.astype(np.float32) if flat.dtype == np.float16 else flat
+def plain(array: Array) -> Any:
+    """Return what orjson can write: arrays of numbers as they are, half precision widened, text as a list."""
+    if array.dtype.kind in "OUS":
+        return [item.decode() if isinstance(item, bytes) else item for item in array.ravel().tolist()]
+    return np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float16 else None)
+
+
+def _whole(body: bytes, inputs: Sequence[Tensor]) -> Array:
+    tensor = inputs[0]
+    row = prod(tensor.shape[1:]) * NUMPY_TYPES[tensor.datatype].itemsize
+    if len(inputs) != 1 or -1 in tensor.shape[1:] or tensor.datatype == "BYTES" or row == 0:
+        raise BadRequest("a body of raw bytes alone needs a model with one input of numbers whose rows have one shape")
+    return from_bytes(tensor, tensor.datatype, [max(1, len(body) // row), *tensor.shape[1:]], body)
 
 
 def _read_tensor(declared: Tensor, item: Mapping[str, Any], raw: memoryview) -> tuple[Array, memoryview]:
@@ -84,7 +99,7 @@ def _read_tensor(declared: Tensor, item: Mapping[str, Any], raw: memoryview) -> 
 
 
 def _wanted(outputs: Any, binary: bool) -> Mapping[str, bool] | None:
-    if outputs is None:
+    if not outputs:
         return None
     if not isinstance(outputs, list) or not all(isinstance(item, dict) and "name" in item for item in outputs):
         raise BadRequest('"outputs" has to be a list of {name}')

@@ -1,6 +1,7 @@
 """The gRPC server: the protocol's service, health and reflection."""
 
-from typing import Any
+import asyncio
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -10,19 +11,20 @@ from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, D
 from trimtab_runtime.protocol import grpc as codec
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.protocol.errors import RequestError
-from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.logs import complain
+from trimtab_runtime.server.metrics import Outcome, ServerMetrics
 
-_SERVICE = "inference.GRPCInferenceService"
-_MAX_MESSAGE = 64 << 20
-_AGE_GRACE_MS = 10_000
+SERVICE: Final = "inference.GRPCInferenceService"
+_MAX_MESSAGE: Final = 64 << 20
+_AGE_GRACE_MS: Final = 10_000
 
 
 class GrpcServer:
     """A server over a data plane. `drain` says NOT_SERVING; `stop` sends GOAWAY and waits for what is in flight."""
 
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics, address: str, max_age_seconds: float) -> None:
+    def __init__(self, plane: DataPlane, metrics: ServerMetrics, host: str, port: int, max_age_seconds: float) -> None:
         options = [
-            ("grpc.max_connection_age_ms", int(max_age_seconds * 1000)),
+            ("grpc.max_connection_age_ms", int(max_age_seconds * 1000)),  # grpc adds its own jitter of 10 %
             ("grpc.max_connection_age_grace_ms", _AGE_GRACE_MS),
             ("grpc.max_receive_message_length", _MAX_MESSAGE),
             ("grpc.max_send_message_length", _MAX_MESSAGE),
@@ -33,13 +35,12 @@ class GrpcServer:
         add_service = oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
         add_service(_Service(plane, metrics), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
-        self._server.add_insecure_port(address)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
     async def start(self) -> None:
         await self._server.start()
-        for name in ("", _SERVICE):
+        for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self) -> None:
@@ -72,20 +73,41 @@ class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
         return oip_pb2.ModelMetadataResponse(**self._plane.metadata())
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        with self._metrics.request("grpc") as outcome:
-            outcome.code = "INTERNAL"
+        """Answer one inference call; whatever happens becomes a status, and is counted."""
+        with self._metrics.request("grpc", unless_told="INTERNAL") as outcome:
             try:
-                self._plane.find(request.model_name, request.model_version)
-                asked = codec.read_request(request, self._plane.package.inputs)
-                outputs = await self._plane.infer(asked)
-            except RequestError as error:
-                outcome.code = error.code
-                await context.abort(grpc.StatusCode[error.code], str(error))
+                response = await self._infer(request)
+            except asyncio.CancelledError:
+                outcome.code = "DEADLINE_EXCEEDED" if _is_late(context) else "CANCELLED"
+                raise
+            except Exception as error:
+                return await _refuse(error, outcome, context)
             outcome.code = "OK"
-            return codec.write_response(self._plane.name, self._plane.version, outputs, asked)
+            return response
+
+    async def _infer(self, request: Any) -> Any:
+        self._plane.find(request.model_name, request.model_version)
+        asked = codec.read_request(request, self._plane.package.inputs)
+        outputs = await self._plane.infer(asked)
+        return codec.write_response(self._plane.name, self._plane.version, outputs, asked)
 
     async def _find(self, name: str, version: str, context: Any) -> None:
         try:
             self._plane.find(name, version)
         except RequestError as error:
             await context.abort(grpc.StatusCode[error.code], str(error))
+
+
+async def _refuse(error: Exception, outcome: Outcome, context: Any) -> None:
+    if isinstance(error, RequestError):
+        outcome.code, text = error.code, str(error)
+    else:
+        outcome.code, text = "INTERNAL", "internal error; the server's log has the cause"
+    if outcome.code == "INTERNAL":
+        complain("inference failed", error.__cause__ or error)
+    await context.abort(grpc.StatusCode[outcome.code], text)
+
+
+def _is_late(context: Any) -> bool:
+    left = context.time_remaining()
+    return left is not None and left <= 0

@@ -5,108 +5,108 @@ after SIGTERM. The listeners stay open that long, and no request that was sent i
 """
 
 import asyncio
-import json
-import sys
-from collections.abc import Awaitable, Callable
+import signal
+import socket
 from types import FrameType
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from prometheus_client import CollectorRegistry
-from starlette.types import ASGIApp
 
-from trimtab_runtime.batching import Batcher
+from trimtab_runtime.batching import Batcher, Limits
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.dataplane import DataPlane
+from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.session import load_model
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
+from trimtab_runtime.server.logs import say
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.rest import make_app
 
-_FINISH_SECONDS = 15
+if TYPE_CHECKING:
+    from trimtab_runtime.server.grpc import GrpcServer
+
+_FINISH_SECONDS: Final = 15  # for what is in flight at the end of the drain
+_KEEP_ALIVE_SECONDS: Final = 75  # longer than clients and proxies keep an idle connection: they close, not we
 
 
 async def serve(config: RuntimeConfig) -> None:
     """Serve until SIGTERM and a drain. Raises InvalidPackage where the artifact cannot be served."""
-    model = load_model(config.model_dir, config.threads)
+    model = load_model(config.model_dir, config.threads or available_cpus())
     name = config.model_name or model.package.name
     metrics = ServerMetrics(CollectorRegistry(), name, config.revision)
-    batcher = Batcher(model.run, config.max_batch_size, config.max_delay_seconds, metrics.observe_batch)
-    plane = DataPlane(name, config.revision, model, batcher)
-    rest = _rest_server(config, plane, metrics)
-    if config.grpc_port is None:
-        await _run(config, plane, rest)
-        return
-    from trimtab_runtime.server.grpc import GrpcServer  # a tenth of a second that a REST-only server need not pay
-
-    grpc = GrpcServer(plane, metrics, f"{config.host}:{config.grpc_port}", config.max_connection_age_seconds)
-    await grpc.start()
-    rest.on_drain = grpc.drain
-    rest.on_end = lambda: grpc.stop(_FINISH_SECONDS)
-    await _run(config, plane, rest)
-
-
-async def _run(config: RuntimeConfig, plane: DataPlane, server: "DrainingServer") -> None:
-    log("serving", model=plane.name, revision=plane.version, rest=config.rest_port, grpc=config.grpc_port)
-    await server.serve()
-    log("stopped", model=plane.name, revision=plane.version)
+    batcher = Batcher(model.run, Limits(config.max_batch_size, config.max_delay_seconds), metrics.observe_batch)
+    plane = DataPlane(name, config.revision, model.package, batcher)
+    grpc = _grpc_server(config, plane, metrics)
+    if grpc is not None:
+        await grpc.start()
+    say("serving", model=name, revision=config.revision, rest=config.rest_port, grpc=grpc and config.grpc_port)
+    await DrainingServer(_rest_config(config, plane, metrics), plane, grpc, config.drain_seconds).serve()
+    say("stopped", model=name, revision=config.revision)
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn that answers SIGTERM with a drain."""
+    """uvicorn that answers SIGTERM with a drain, and ends the gRPC server along with itself."""
 
-    def __init__(self, config: uvicorn.Config, plane: DataPlane, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, plane: DataPlane, grpc: "GrpcServer | None", drain_seconds: float
+    ) -> None:
         super().__init__(config)
         self._plane = plane
+        self._grpc = grpc
         self._drain_seconds = drain_seconds
         self._drain: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self.on_drain: Callable[[], Awaitable[None]] = _nothing
-        self.on_end: Callable[[], Awaitable[None]] = _nothing
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the drain; a second signal ends at once."""
-        if self._drain is not None:
-            super().handle_exit(sig, frame)
-            return
-        self._loop.call_soon_threadsafe(self._begin)
+        """Begin the drain on SIGTERM. A second signal, or SIGINT, ends without one: somebody is waiting."""
+        self._loop.call_soon_threadsafe(self._end if sig == signal.SIGINT or not self._plane.ready else self._begin)
 
     def _begin(self) -> None:
-        if self._drain is None:
-            self._drain = asyncio.create_task(self._end_slowly())
+        self._plane.ready = False
+        self._drain = asyncio.create_task(self._end_slowly())
 
     async def _end_slowly(self) -> None:
-        self._plane.ready = False
-        log("draining", seconds=self._drain_seconds)
-        await self.on_drain()
+        say("draining", seconds=self._drain_seconds)
+        if self._grpc is not None:
+            await self._grpc.drain()
         await asyncio.sleep(self._drain_seconds)
-        await self.on_end()
+        self._end()
+
+    def _end(self) -> None:
+        self._plane.ready = False
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, let both protocols finish what is in flight, close idle connections."""
+        ends = [super().shutdown(sockets)]
+        if self._grpc is not None:
+            ends.append(self._grpc.stop(_FINISH_SECONDS))
+        await asyncio.gather(*ends)
 
-async def _nothing() -> None:
-    return
+
+def _grpc_server(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> "GrpcServer | None":
+    if "grpc" not in config.protocols:
+        return None
+    from trimtab_runtime.server.grpc import GrpcServer  # a tenth of a second that a REST-only server need not pay
+
+    return GrpcServer(plane, metrics, config.host, config.grpc_port, config.max_connection_age_seconds)
 
 
-def _rest_server(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> DrainingServer:
-    app: ASGIApp = BoundedConnections(make_app(plane, metrics), plane, config.max_connection_age_seconds)
-    settings = uvicorn.Config(
-        app,
+def _rest_config(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> uvicorn.Config:
+    app = make_app(plane, metrics, inference="rest" in config.protocols)
+    return uvicorn.Config(
+        BoundedConnections(app, plane, config.max_connection_age_seconds),
         host=config.host,
         port=config.rest_port,
         http=TimedProtocol,
         loop="none",
         ws="none",
         lifespan="off",
+        log_config=None,
         access_log=False,
-        log_level="warning",
         server_header=False,
         date_header=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_FINISH_SECONDS,
     )
-    return DrainingServer(settings, plane, config.drain_seconds)
-
-
-def log(event: str, **fields: object) -> None:
-    """Write one line of JSON on standard error."""
-    print(json.dumps({"logger": "trimtab.runtime", "message": event, **fields}), file=sys.stderr, flush=True)

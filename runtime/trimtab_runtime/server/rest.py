@@ -1,47 +1,53 @@
 """The REST application: routes of the Open Inference Protocol, /predict, /metrics."""
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, DataPlane
 from trimtab_runtime.protocol import plain, rest
-from trimtab_runtime.protocol.errors import BadRequest, RequestError, TooLarge, UnknownModel
+from trimtab_runtime.protocol.errors import BadRequest, Busy, RequestError, TooLarge
+from trimtab_runtime.protocol.request import InferRequest
+from trimtab_runtime.server.logs import complain
 from trimtab_runtime.server.metrics import ServerMetrics
 
-_MAX_BODY = 64 << 20
-_JSON = "application/json"
-_HEADER_LENGTH = "inference-header-content-length"
+MAX_BODY: Final = 64 << 20
+_JSON: Final = "application/json"
+_HEADER_LENGTH: Final = "inference-header-content-length"
+_CLIENT_LEFT: Final = 499
+_Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(plane: DataPlane, metrics: ServerMetrics) -> Starlette:
-    """Return the application over a data plane."""
-    handlers = _Handlers(plane, metrics)
-    model = "/v2/models/{model}"
+def make_app(plane: DataPlane, metrics: ServerMetrics, inference: bool = True) -> Starlette:
+    """Return the application over a data plane; without `inference` it has health, metadata and metrics only."""
+    views = _Views(plane, metrics)
     routes = [
-        Route("/healthz", handlers.live),
-        Route("/metrics", handlers.metrics),
-        Route("/predict", handlers.predict, methods=["POST"]),
-        Route("/v2", handlers.server_metadata),
-        Route("/v2/", handlers.server_metadata),
-        Route("/v2/health/live", handlers.live),
-        Route("/v2/health/ready", handlers.ready),
+        Route("/healthz", views.live),
+        Route("/metrics", views.metrics),
+        Route("/v2", views.server_metadata),
+        Route("/v2/", views.server_metadata),
+        Route("/v2/health/live", views.live),
+        Route("/v2/health/ready", views.ready),
     ]
-    for prefix in (model, f"{model}/versions/{{version}}"):
-        routes += [
-            Route(prefix, handlers.model_metadata),
-            Route(f"{prefix}/ready", handlers.model_ready),
-            Route(f"{prefix}/infer", handlers.infer, methods=["POST"]),
-        ]
-    return Starlette(routes=routes, exception_handlers={RequestError: _refuse})
+    for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        routes += [Route(model, views.model_metadata), Route(f"{model}/ready", views.model_ready)]
+        if inference:
+            routes.append(Route(f"{model}/infer", _counted(views.infer, metrics), methods=["POST"]))
+    if inference:
+        routes.append(Route("/predict", _counted(views.predict, metrics), methods=["POST"]))
+    app = Starlette(routes=routes, exception_handlers={RequestError: _refuse, HTTPException: _no_route})
+    app.router.redirect_slashes = False
+    return app
 
 
-class _Handlers:
+class _Views:
     def __init__(self, plane: DataPlane, metrics: ServerMetrics) -> None:
         self._plane = plane
         self._metrics = metrics
@@ -64,28 +70,9 @@ class _Handlers:
 
     async def model_ready(self, request: Request) -> Response:
         self._find(request)
-        content = {"name": self._plane.name, "ready": self._plane.ready}
-        return _answer(content, 200 if self._plane.ready else 503)
+        return _answer({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
 
     async def infer(self, request: Request) -> Response:
-        with self._metrics.request("rest") as outcome:
-            try:
-                response = await self._infer(request)
-            except RequestError as error:
-                response = await _refuse(request, error)
-            outcome.code = str(response.status_code)
-            return response
-
-    async def predict(self, request: Request) -> Response:
-        with self._metrics.request("rest") as outcome:
-            try:
-                response = await self._predict(request)
-            except RequestError as error:
-                response = await _refuse(request, error)
-            outcome.code = str(response.status_code)
-            return response
-
-    async def _infer(self, request: Request) -> Response:
         self._find(request)
         body = await _body(request)
         asked = rest.read_request(body, _header_length(request, body), self._plane.package.inputs)
@@ -95,25 +82,51 @@ class _Handlers:
             return Response(content, media_type=_JSON)
         return Response(content, media_type="application/octet-stream", headers={_HEADER_LENGTH: str(length)})
 
-    async def _predict(self, request: Request) -> Response:
+    async def predict(self, request: Request) -> Response:
         rows = plain.read_rows(await _body(request), self._plane.package.inputs)
-        outputs = await self._plane.infer(rest.InferRequest(rows))
+        outputs = await self._plane.infer(InferRequest(rows))
         return Response(plain.write_predictions(self._plane.package, outputs), media_type=_JSON)
 
     def _find(self, request: Request) -> None:
         self._plane.find(request.path_params["model"], request.path_params.get("version"))
 
 
+def _counted(handler: _Handler, metrics: ServerMetrics) -> _Handler:
+    """Wrap an inference handler: whatever happens becomes an answer, and is counted."""
+
+    async def handle(request: Request) -> Response:
+        with metrics.request("rest", unless_told="500") as outcome:
+            response = await _settled(handler, request)
+            outcome.code = str(response.status_code)
+            return response
+
+    return handle
+
+
+async def _settled(handler: _Handler, request: Request) -> Response:
+    try:
+        return await handler(request)
+    except RequestError as error:
+        if error.__cause__ is not None and error.status == 500:
+            complain("inference failed", error.__cause__)
+        return await _refuse(request, error)
+    except ClientDisconnect:
+        return Response(status_code=_CLIENT_LEFT)
+    except Exception as error:
+        complain("a request failed", error)
+        return _error("internal error; the server's log has the cause", 500)
+
+
 async def _body(request: Request) -> bytes:
     """Read the body, and stop as soon as it is clear that it is too large."""
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > _MAX_BODY:
-        raise TooLarge(f"the body has {announced} bytes; at most {_MAX_BODY} are taken")
+    if announced.isdigit() and int(announced) > MAX_BODY:
+        raise TooLarge(f"the body has {announced} bytes; at most {MAX_BODY} are taken")
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > _MAX_BODY:
-            raise TooLarge(f"the body has more than {_MAX_BODY} bytes")
+        if size > MAX_BODY:
+            raise TooLarge(f"the body has more than {MAX_BODY} bytes")
         parts.append(part)
     return b"".join(parts)
 
@@ -129,9 +142,18 @@ def _header_length(request: Request, body: bytes) -> int | None:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    headers = {"retry-after": "1"} if error.status == 503 else None
-    status = 404 if isinstance(error, UnknownModel) else error.status
-    return Response(orjson.dumps({"error": str(error)}), status, headers, _JSON)
+    headers = {"retry-after": "1"} if isinstance(error, Busy) else None
+    return _error(str(error), error.status, headers)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = f"{request.method} {request.url.path}: {error.detail.lower()}; GET /v2 and its models are served here"
+    return _error(text, error.status_code, dict(error.headers or {}))
+
+
+def _error(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps({"error": text}), status, headers, _JSON)
 
 
 def _answer(content: dict[str, Any], status: int = 200) -> Response:
