@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
+from trimtab_api.errors import UserError
 from trimtab_api.group import ANNOTATION_RESULT
 from trimtab_api.plan import Plan, tag_of
 from trimtab_api.report import OptimizationResult
@@ -16,10 +17,12 @@ def resolve(store: Store, plan: Plan) -> dict[str, str]:
 
 
 def find_result(store: Store, repository: str, plan: Plan, resolved: Mapping[str, str]) -> OptimizationResult | None:
-    """Return the stored result of a plan. One that cannot be read counts as none: it is made again."""
+    """Return the stored result of a plan. One that cannot be read, or whose artifact is gone, counts as none."""
     found = store.find(repository, tag_of(plan.key(resolved), "plan"))
     try:
         stored = OptimizationResult.model_validate_json(found[1][ANNOTATION_RESULT]) if found else None
-    except (KeyError, ValidationError):
+        if stored is None or not store.resolve(f"oci://{stored.artifact}"):
+            return None
+    except (KeyError, ValidationError, UserError):
         return None
-    return stored.model_copy(update={"reused": True, "resolved": dict(resolved)}) if stored else None
+    return stored.model_copy(update={"reused": True, "resolved": dict(resolved)})

@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 
 LOGGER = "trimtab.optimizer"
+_TALKATIVE = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class _JsonLines(logging.Formatter):
@@ -30,6 +31,16 @@ def log_as_json() -> None:
     handler.setFormatter(_JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(LOGGER).setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def quiet_libraries() -> None:
+    """Undo what torch did to logging when it was imported: handlers and a format of its own, and much to say."""
+    torch = logging.getLogger("torch")
+    torch.handlers.clear()
+    torch.propagate = True
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def say(event: str, **fields: object) -> None:

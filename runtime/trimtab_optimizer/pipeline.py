@@ -19,7 +19,7 @@ from trimtab_optimizer.config import OptimizerConfig
 from trimtab_optimizer.data import load_data
 from trimtab_optimizer.evaluate import compare
 from trimtab_optimizer.importers import import_source
-from trimtab_optimizer.logs import say
+from trimtab_optimizer.logs import quiet_libraries, say
 from trimtab_optimizer.passes import check_order
 from trimtab_optimizer.progress import run_passes
 from trimtab_optimizer.publish import publish
@@ -29,6 +29,7 @@ from trimtab_optimizer.store import Store
 
 def make_artifact(config: OptimizerConfig, store: Store, resolved: Mapping[str, str]) -> OptimizationResult:
     """Make and publish the artifact of a plan. Raises errors of trimtab_api.errors."""
+    quiet_libraries()
     check_order(config.plan)
     run = _prepare(config, store, resolved)
     source = run.measure(run.source)

@@ -12,6 +12,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from trimtab_api.contract import canonical_json
+from trimtab_api.errors import DigestMismatch, InvalidPackage, SourceNotFound
 from trimtab_api.group import GROUP
 from trimtab_api.plan import tag_of
 from trimtab_api.spec import OptimizationPass
@@ -49,13 +50,23 @@ def _resume(run: Run) -> tuple[Records, Model]:
     for count in range(len(run.plan.passes), 0, -1):
         found = run.store.find(run.repository, _tag(run, count))
         records = _read_records(found[1]) if found else None
-        if found is None or records is None or len(records) != count:
-            continue
-        folder = run.scratch / f"pass-{count}"
-        run.store.pull(repository_uri(run.repository, digest=found[0]), folder)
-        say("passes reused", count=count, digest=found[0])
-        return tuple(record.model_copy(update={"state": "Reused"}) for record in records), load_package(folder)
+        model = _pull(run, count, found[0]) if found and records and len(records) == count else None
+        if model and records:
+            say("passes reused", count=count)
+            return tuple(record.model_copy(update={"state": "Reused"}) for record in records), model
     return (), run.source
+
+
+def _pull(run: Run, count: int, digest: str) -> Model | None:
+    """Return the model of a finished pass. What is damaged or half removed counts as not there, and is made again."""
+    folder = run.scratch / f"pass-{count}"
+    try:
+        run.store.pull(repository_uri(run.repository, digest=digest), folder)
+        return load_package(folder)
+    except (SourceNotFound, DigestMismatch, InvalidPackage) as error:
+        say("pass not usable", count=count, digest=digest, cause=str(error))
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def _run_pass(run: Run, number: int, model: Model) -> tuple[PassRecord, Model]:

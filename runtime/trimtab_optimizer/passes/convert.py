@@ -4,7 +4,6 @@ The exported file must not depend on where or when it was made, so traces of the
 paths, in node metadata) are taken out.
 """
 
-import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -64,11 +63,10 @@ class _Ordered(nn.Module):
 
 def _export(model: Model, work: Workplace) -> None:
     module = _Ordered(load_module(model, work.allow_pickle), model.package).eval()
-    inputs = _rows(model.package, work, _EXAMPLE_ROWS)
+    inputs = example_inputs(model.package.inputs, _EXAMPLE_ROWS, work.seed)  # not of the data: it is not in the key
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             program = torch.onnx.export(
                 module,
                 tuple(torch.from_numpy(value) for value in inputs.values()),
@@ -112,7 +110,7 @@ def _save(graph: onnx_ir.Model, module: nn.Module, path: Path) -> None:
 
 def _verify(source: Model, made: Model, work: Workplace) -> float:
     """Return the largest difference of the predictions, relative as TOLERANCE says. Raises PassFailed above it."""
-    inputs = _rows(source.package, work, _COMPARED_ROWS)
+    inputs = _rows(source.package, work)
     expected = predictor_of(source, work.allow_pickle).predict(inputs)
     found = predictor_of(made, work.allow_pickle).predict(inputs)
     worst = max(_difference(a, b) for a, b in zip(expected, found, strict=True))
@@ -133,12 +131,10 @@ def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
 
 
-def _rows(package: ModelPackage, work: Workplace, count: int) -> dict[str, NDArray[Any]]:
-    """Return real rows where the plan has data, else made-up ones; always `count`, so that the batch can vary."""
+def _rows(package: ModelPackage, work: Workplace) -> dict[str, NDArray[Any]]:
+    """Return real rows where the plan has data, else made-up ones; other rows than the export saw."""
     data = work.evaluation or work.calibration
-    if data is None or data.rows < count:
-        return example_inputs(package.inputs, count, work.seed)
-    return next(data.batches(count))
+    return next(data.batches(_COMPARED_ROWS)) if data else example_inputs(package.inputs, _COMPARED_ROWS, work.seed + 1)
 
 
 def _cause(error: BaseException) -> str:
