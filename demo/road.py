@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,29 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples/digits"
 _LIMIT_SECONDS = 300
 
 
-class Road:
-    """One walk through the example in one namespace."""
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """What happened on the way: who served first, second and last, and what callers saw."""
 
-    def __init__(self, namespace: str) -> None:
+    first: str
+    second: str
+    last: str
+    rejected: str
+    rollback_seconds: float
+    jobs_of_rollback: int
+    answered: int
+    failed: int
+
+
+class Road:
+    """One walk through the example in one namespace. `at_canary` is called while the canary is under way."""
+
+    def __init__(self, namespace: str, at_canary: Callable[[], None] | None = None) -> None:
         self._namespace = namespace
+        self._at_canary = at_canary
         self._started = time.monotonic()
 
-    def walk(self) -> None:
+    def walk(self) -> Walked:
         """Walk the whole road; raises RoadBlocked with the status where it does not go on."""
         self.say("version 1: the model as ONNX, held against an accuracy of 0.95")
         first = self.apply("v1.yaml", "Healthy")
@@ -36,15 +53,20 @@ class Road:
             second = self.apply("v2.yaml", "Healthy")
             self.say("version 3: a gate that cannot be met")
             self.apply("v3-bad.yaml", "Degraded")
+            rejected = str(self._status().get("rejectedRevision", ""))
             self.say("back to version 1 by applying its file again")
-            edited = time.monotonic()
+            edited, jobs = time.monotonic(), self._jobs()
             back = self.apply("v1.yaml", "Healthy")
-            self.say(f"{back} serves again {time.monotonic() - edited:.1f} s after the edit")
+            seconds = time.monotonic() - edited
+            self.say(f"{back} serves again {seconds:.1f} s after the edit")
+            started = len(self._jobs() - jobs)
         if back != first or second == first:
             raise RoadBlocked(f"the wrong revision serves: {back}, not {first}")
         self.say(
             f"asked all along: {asking.answered} answers by revision {asking.by_revision}, {asking.failed} failures"
         )
+
+        return Walked(first, second, back, rejected, seconds, started, asking.answered, asking.failed)
 
     def apply(self, file: str, phase: str) -> str:
         """Apply a file and follow the status until it is settled in a phase; return the stable revision."""
@@ -54,6 +76,9 @@ class Road:
         deadline, shown = time.monotonic() + _LIMIT_SECONDS, ""
         while time.monotonic() < deadline:
             status = self._status()
+            if status.get("candidateRevision") and status.get("stableRevision") and self._at_canary:
+                self._at_canary()
+                self._at_canary = None
             text = _describe(status)
             if text != shown:
                 self.say(f"    {text}")
@@ -70,6 +95,9 @@ class Road:
     def _status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self._kubectl("get", "mdeploy", "digits", "-o", "json")).get("status", {})
         return found
+
+    def _jobs(self) -> set[str]:
+        return set(self._kubectl("get", "jobs", "-o", "name").split())
 
     def _kubectl(self, *arguments: str) -> str:
         command = ["kubectl", "-n", self._namespace, *arguments]
