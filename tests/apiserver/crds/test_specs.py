@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from trimtab_testing.apiserver import CRDS, ApiServer, Namespace, new_namespace
+from trimtab_api.group import MODEL_DEPLOYMENT
+from trimtab_testing.apiserver import CRDS, REPOSITORY, ApiServer, Namespace, new_namespace
 
 pytestmark = pytest.mark.apiserver
 
@@ -62,6 +63,21 @@ def test_an_invalid_spec_is_refused_in_words_that_say_the_mend(shared: Namespace
 @pytest.mark.parametrize("case", cases(HERE / "valid.yaml"))
 def test_a_valid_spec_is_taken_without_a_warning(namespace: Namespace, case: dict[str, Any]) -> None:
     answer = namespace.apply(manifest(case))
+
+    assert (answer.code, answer.err) == (0, "")
+
+
+def examples() -> list[Any]:
+    """Return the ModelDeployments under examples/, each by its path."""
+    found = [(file, yaml.safe_load(file.read_text())) for file in sorted((REPOSITORY / "examples").glob("*/*.yaml"))]
+    return [
+        pytest.param(made, id="/".join(file.parts[-2:])) for file, made in found if made["kind"] == MODEL_DEPLOYMENT
+    ]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_an_example_is_taken_without_a_warning(namespace: Namespace, example: dict[str, Any]) -> None:
+    answer = namespace.apply(example)
 
     assert (answer.code, answer.err) == (0, "")
 
