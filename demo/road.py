@@ -131,7 +131,9 @@ class Asking:
 
     def ask(self) -> str:
         """Ask once, as a person would."""
-        done = subprocess.run([*self._kubectl, *_client("once")], capture_output=True, text=True, check=True)
+        done = subprocess.run([*self._kubectl, *_client("once")], capture_output=True, text=True)
+        if done.returncode:
+            raise RoadBlocked(f"the prediction failed: {done.stderr[-1000:]}")
         return done.stdout.strip()[:160]
 
     def start(self) -> None:
@@ -172,8 +174,15 @@ def ask(url, body):
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
 if sys.argv[1] == "once":
-    print(json.dumps(ask("http://digits:8080/predict", {"instances": image})))
-    sys.exit()
+    for left in range(20, -1, -1):
+        try:
+            print(json.dumps(ask("http://digits:8080/predict", {"instances": image})))
+            sys.exit()
+        except OSError:
+            # A Service is ready a moment before every node's proxy knows it.
+            if not left:
+                raise
+            time.sleep(0.25)
 while time.monotonic() < deadline:
     try:
         print(ask(url, body)["model_version"], flush=True)

@@ -185,7 +185,7 @@ def _traffic(summary: Summary) -> list[dict[str, Any]]:
     if rollout.selected == serves or comes is None:
         return [{"revision": serves, "percent": 100}]
     if rollout.selected == comes:
-        return [{"revision": comes, "percent": 100}, {"revision": serves, "percent": 0}]
+        return [{"revision": serves, "percent": 0}, {"revision": comes, "percent": 100}]
     percent = share(summary.observed.serving(comes).ready, summary.observed.serving(serves).ready)
     return [{"revision": serves, "percent": 100 - percent}, {"revision": comes, "percent": percent}]
 
