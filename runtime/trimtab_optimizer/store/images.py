@@ -35,7 +35,7 @@ class ImageStore:
 
     def __init__(self, transport: Transport, limits: Limits | None = None) -> None:
         self._transport = transport
-        self._limits = limits
+        self._limits = limits or Limits()
 
     def resolve(self, uri: str) -> str:
         """Return the digest a URI stands for now. Raises SourceNotFound."""
@@ -95,6 +95,8 @@ class ImageStore:
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=scratch) as folder:
             target = Path(folder) / "layer"
             digest, size = str(layer["digest"]), int(layer["size"])
+            if size > self._limits.total_bytes:
+                raise InvalidPackage(f"a layer of {reference} has {size} bytes, more than {self._limits.total_bytes}")
             if not self._transport.get_blob(reference, digest, target, size):
                 raise SourceNotFound(f"layer {digest} of {reference} does not exist; push the image again")
             found = read_blob(target)

@@ -13,6 +13,8 @@ import pytest
 
 from trimtab_api.errors import DigestMismatch, InvalidPackage, InvalidSpec, SourceNotFound
 from trimtab_optimizer.store import ImageStore, Reference, open_store
+from trimtab_optimizer.store.extract import Limits
+from trimtab_optimizer.store.layout import LayoutTransport
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,14 @@ def test_a_changed_layer_is_refused(place: Place, folder: Path, tmp_path: Path) 
 
     with pytest.raises(DigestMismatch, match=r"layer sha256:.* it was changed or damaged; push it again"):
         place.store.pull(f"oci://{place.host}/models/damaged:v1", tmp_path / "out")
+
+
+def test_a_layer_that_is_too_large_is_not_even_fetched(tmp_path: Path, folder: Path) -> None:
+    open_store(directory=tmp_path / "r").push(folder, "registry.local/a", ("v1",), {})
+    store = ImageStore(LayoutTransport(tmp_path / "r"), Limits(total_bytes=1000))
+
+    with pytest.raises(InvalidPackage, match=r"a layer of .* bytes, more than 1000"):
+        store.pull("oci://registry.local/a:v1", tmp_path / "out")
 
 
 def test_a_changed_manifest_is_refused_when_asked_for_by_digest(place: Place, folder: Path, tmp_path: Path) -> None:
