@@ -21,6 +21,7 @@ from trimtab_optimizer.known import resolve
 from trimtab_optimizer.message import failure, success
 from trimtab_optimizer.package import load_package
 from trimtab_optimizer.predict import predictor_of
+from trimtab_optimizer.store import open_store
 
 ARTIFACTS = "registry.local:5000/trimtab/default"
 Uris = dict[str, str]
@@ -310,3 +311,31 @@ def test_a_damaged_pass_is_made_again(digits: Uris, run_job: RunJob, registry_di
     answer = run_job(_plan(digits, mode="dynamic"))
 
     assert _states(answer) == [("convert", "Succeeded"), ("quantize", "Succeeded")]
+
+
+def test_a_job_over_a_private_registry_publishes_and_finds_again(
+    private_registry: Any, linear_package: Any, data_package: Any, run_job: RunJob, tmp_path: Path
+) -> None:
+    host = private_registry.host
+    (tmp_path / "config.json").write_text(
+        json.dumps({"auths": {host: {"username": "trimtab", "password": "steersman"}}})
+    )
+    store = open_store((host,), (tmp_path,))
+    store.push(linear_package(), f"{host}/models/linear", ("v1",), {})
+    store.push(data_package(), f"{host}/data/linear", ("v1",), {})
+    plan = {
+        "source": {"uri": f"oci://{host}/models/linear:v1"},
+        "passes": [{"convert": {}}],
+        "evaluationData": f"oci://{host}/data/linear:v1",
+    }
+    settings = {
+        "TRIMTAB_REGISTRY_DIR": "",
+        "TRIMTAB_ARTIFACT_REPOSITORY": f"{host}/trimtab/default",
+        "TRIMTAB_INSECURE_REGISTRIES": host,
+        "TRIMTAB_DOCKER_CONFIGS": str(tmp_path),
+    }
+
+    first, second = (run_job(plan, **settings) for _ in range(2))
+
+    assert (first.code, first.result.reused, second.result.reused) == (0, False, True)
+    assert store.resolve(f"oci://{second.result.artifact}") == first.result.artifact.partition("@")[2]
