@@ -38,7 +38,7 @@ class RegistryProbe:
             answer = await self._manifest(host, repository, tag_of(plan.key(resolved), "plan"))
         except httpx.HTTPError:
             return None
-        return self._read_result(answer) if answer is not None else None
+        return _read_result(answer) if answer is not None else None
 
     async def _resolve(self, plan: Plan) -> Mapping[str, str] | None:
         found = {}
@@ -64,11 +64,10 @@ class RegistryProbe:
         answer = await self._http.get(url, headers={"Accept": _TYPES}, timeout=_SECONDS)
         return answer if answer.status_code == httpx.codes.OK else None
 
-    def _read_result(self, answer: httpx.Response) -> OptimizationResult | None:
-        """Read the result that the Job left as an annotation; its own digest it could not know."""
-        try:
-            result = OptimizationResult.model_validate_json(answer.json()["annotations"][ANNOTATION_RESULT])
-            artifact = f"{self._repository}@{answer.headers['docker-content-digest']}"
-        except (KeyError, TypeError, ValueError, ValidationError):
-            return None
-        return result.model_copy(update={"artifact": artifact})
+
+def _read_result(answer: httpx.Response) -> OptimizationResult | None:
+    """Read the result that the Job left as an annotation of the plan's tag; it names the artifact by digest."""
+    try:
+        return OptimizationResult.model_validate_json(answer.json()["annotations"][ANNOTATION_RESULT])
+    except (KeyError, TypeError, ValueError, ValidationError):
+        return None
