@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from trimtab_cluster import checks
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.state import Shape

@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from trimtab_cluster import images, state
 from trimtab_cluster.images import Image
 from trimtab_cluster.places import Cluster

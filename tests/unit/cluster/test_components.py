@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from trimtab_cluster import components
 from trimtab_cluster.components import COMPONENTS, component
 

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from trimtab_cluster.building import pip_config
 from trimtab_cluster.dns import corefile, resources
 from trimtab_cluster.node import containerd_config, kubelet_config, pod_network, proxy_config, shim_sockets

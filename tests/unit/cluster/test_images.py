@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.images import IMAGES, Image, tag_of
 from trimtab_cluster.places import REPOSITORY

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.network import addresses_of, free_slot, link_names
 from trimtab_cluster.places import Cluster

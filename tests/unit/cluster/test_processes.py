@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from trimtab_cluster.locks import locked
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.processes import alive, kill, recorded, start_time
