@@ -1,8 +1,8 @@
 """The server's process: `trimtab-runtime`, or `python -m trimtab_runtime`.
 
-0   served, and ended by a signal
-42  the user has to change something: the artifact or the configuration cannot be served
-1   the environment failed, or we did
+0: served, and ended by a signal
+42: the user has to change something: the artifact or the configuration cannot be served
+any other: the environment failed (a port is taken, memory ran out), or we did
 """
 
 import os

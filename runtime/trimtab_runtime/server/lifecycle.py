@@ -5,6 +5,7 @@ after SIGTERM. The listeners stay open that long, and no request that was sent i
 """
 
 import asyncio
+import math
 import signal
 import socket
 from types import FrameType
@@ -38,9 +39,6 @@ async def serve(config: RuntimeConfig) -> None:
     batcher = Batcher(model.run, Limits(config.max_batch_size, config.max_delay_seconds), metrics.observe_batch)
     plane = DataPlane(name, config.revision, model.package, batcher)
     grpc = _grpc_server(config, plane, metrics)
-    if grpc is not None:
-        await grpc.start()
-    say("serving", model=name, revision=config.revision, rest=config.rest_port, grpc=grpc and config.grpc_port)
     await DrainingServer(_rest_config(config, plane, metrics), plane, grpc, config.drain_seconds).serve()
     say("stopped", model=name, revision=config.revision)
 
@@ -77,6 +75,15 @@ class DrainingServer(uvicorn.Server):
         self._plane.ready = False
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open gRPC, then REST: once readiness can be asked for, both answer."""
+        if self._grpc is not None:
+            await self._grpc.start()
+        await super().startup(sockets)
+        rest = self.servers[0].sockets[0].getsockname()[1]
+        grpc = self._grpc.port if self._grpc else None
+        say("serving", model=self._plane.name, revision=self._plane.version, rest=rest, grpc=grpc)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let both protocols finish what is in flight, close idle connections."""
         ends = [super().shutdown(sockets)]
@@ -90,7 +97,10 @@ def _grpc_server(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics
         return None
     from trimtab_runtime.server.grpc import GrpcServer  # a tenth of a second that a REST-only server need not pay
 
-    return GrpcServer(plane, metrics, config.host, config.grpc_port, config.max_connection_age_seconds)
+    # Each connection has to have had its GOAWAY when the drain ends: to stop the server cancels calls that cross the
+    # GOAWAY of the stop, while the one for old age lets them through. There is no third way to send one.
+    age = min(config.max_connection_age_seconds, config.drain_seconds / 2 or math.inf)
+    return GrpcServer(plane, metrics, config.host, config.grpc_port, age)
 
 
 def _rest_config(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> uvicorn.Config:

@@ -1,0 +1,148 @@
+"""Tensors survive every form of the protocol, and nothing is taken that would change on the way."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from trimtab_api.package import Tensor
+from trimtab_runtime.protocol import grpc, oip_pb2, rest, strings
+from trimtab_runtime.protocol.errors import BadRequest
+from trimtab_runtime.protocol.request import InferRequest
+from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of, from_list, to_bytes
+
+NUMBERS = sorted(str(name) for name in NUMPY_TYPES if name != "BYTES")
+
+
+@st.composite
+def arrays(draw: st.DrawFn, datatypes: list[str], finite: bool = True) -> Array:
+    kind = NUMPY_TYPES[draw(st.sampled_from(datatypes))]
+    shape = draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=4))
+    if kind.kind == "O":
+        size = math.prod(shape)
+        texts = draw(st.lists(st.text(max_size=6), min_size=size, max_size=size))
+        return strings.from_list(texts).reshape(shape)
+    elements: dict[str, Any] = {"allow_nan": False, "allow_infinity": False} if finite and kind.kind == "f" else {}
+    array: Array = draw(hnp.arrays(kind, shape, elements=hnp.from_dtype(kind, **elements)))
+    return array
+
+
+def declared(array: Array) -> Tensor:
+    return Tensor(name="x", datatype=datatype_of(array), shape=(-1, *array.shape[1:]))
+
+
+def same(left: Array, right: Array) -> bool:
+    return left.dtype == right.dtype and left.shape == right.shape and to_bytes(left) == to_bytes(right)
+
+
+def described(array: Array, **more: Any) -> dict[str, Any]:
+    return {"name": "x", "shape": list(array.shape), "datatype": datatype_of(array), **more}
+
+
+@given(arrays([*NUMBERS, "BYTES"]), st.booleans())
+def test_what_is_sent_as_json_arrives(array: Array, nested: bool) -> None:
+    data = array.tolist() if nested else array.ravel().tolist()
+    body = json.dumps({"inputs": [described(array, data=data)]}).encode()
+    assert same(rest.read_request(body, None, [declared(array)]).feeds["x"], array)
+
+
+@given(arrays([*NUMBERS, "BYTES"], finite=False), st.text(max_size=7))
+def test_what_is_sent_as_raw_bytes_arrives_wherever_it_starts(array: Array, request_id: str) -> None:
+    raw = to_bytes(array)
+    content = {"id": request_id, "inputs": [described(array, parameters={"binary_data_size": len(raw)})]}
+    head = json.dumps(content).encode()
+    found = rest.read_request(head + raw, len(head), [declared(array)])
+    assert same(found.feeds["x"], array)
+    assert found.feeds["x"].flags.aligned
+    assert found.id == request_id
+
+
+@given(arrays([*NUMBERS, "BYTES"]))
+def test_answers_in_json_carry_every_number(array: Array) -> None:
+    content, length = rest.write_response("m", "1", {"y": array}, InferRequest({}))
+    item = orjson.loads(content)["outputs"][0]
+    assert length is None
+    assert (item["shape"], item["datatype"]) == (list(array.shape), datatype_of(array))
+    assert same(from_list(declared(array), item["data"]).reshape(array.shape), array)
+
+
+@given(st.lists(arrays([*NUMBERS, "BYTES"], finite=False), min_size=1, max_size=3))
+def test_raw_answers_lie_one_after_the_other(many: list[Array]) -> None:
+    content, length = rest.write_response(
+        "m", "1", {str(i): a for i, a in enumerate(many)}, InferRequest({}, binary=True)
+    )
+    assert length is not None
+    sizes = [item["parameters"]["binary_data_size"] for item in orjson.loads(content[:length])["outputs"]]
+    assert sizes == [len(to_bytes(array)) for array in many]
+    assert content[length:] == b"".join(to_bytes(array) for array in many)
+
+
+@given(arrays([name for name in NUMBERS if name != "FP16"] + ["BYTES"], finite=False), st.booleans())
+def test_grpc_carries_tensors_typed_and_raw_there_and_back(array: Array, raw: bool) -> None:
+    sent = grpc.write_response("m", "1", {"x": array}, InferRequest({}, id="i", binary=raw))
+    request = oip_pb2.ModelInferRequest(raw_input_contents=sent.raw_output_contents, id=sent.id)
+    for output in sent.outputs:
+        request.inputs.add(name="x", datatype=output.datatype, shape=output.shape, contents=output.contents)
+    found = grpc.read_request(request, [declared(array)])
+    assert (bool(sent.raw_output_contents), found.binary, found.id) == (raw, raw, "i")
+    assert np.array_equal(found.feeds["x"], array, equal_nan=array.dtype.kind == "f")
+
+
+def test_half_precision_goes_raw_over_grpc_as_it_has_no_typed_form() -> None:
+    array = np.array([[1.5]], dtype=np.float16)
+    assert grpc.write_response("m", "1", {"y": array}, InferRequest({})).raw_output_contents == [array.tobytes()]
+    request = oip_pb2.ModelInferRequest()
+    request.inputs.add(name="x", datatype="FP16", shape=[1, 1])
+    with pytest.raises(BadRequest, match="raw_input_contents"):
+        grpc.read_request(request, [declared(array)])
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("INT64", [1.5]),
+        ("INT64", [1.0]),
+        ("INT8", [128]),
+        ("INT8", [-129]),
+        ("UINT8", [-1]),
+        ("UINT64", [1 << 64]),
+        ("UINT64", [1 << 63, -1]),
+        ("INT64", [1 << 63]),
+        ("INT32", [True]),
+        ("BOOL", [0, 1]),
+        ("FP32", [None]),
+        ("FP64", ["1"]),
+        ("FP16", [70000]),
+        ("FP32", [{}]),
+        ("FP32", [[1], [2, 3]]),
+        ("BYTES", [1]),
+        ("BYTES", [None]),
+        ("BYTES", [b"\xff"]),
+    ],
+)
+def test_data_that_would_change_is_refused(datatype: str, data: list[Any]) -> None:
+    with pytest.raises(BadRequest, match=f"input x: the data is not {datatype}"):
+        from_list(Tensor(name="x", datatype=datatype, shape=(-1,)), data)
+
+
+@pytest.mark.parametrize("raw", [b"\x01", b"\x05\x00\x00\x00abc", b"\x01\x00\x00\x00a\xff\xff\xff\xff"])
+def test_elements_that_lead_past_the_end_are_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError, match="leads past the end"):
+        strings.unpack(raw)
+
+
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_any_bytes_are_read_or_refused(body: bytes, header: int) -> None:
+    tensor = Tensor(name="x", shape=(-1, 2))
+    length = header if header <= len(body) else None
+    try:
+        found = rest.read_request(body, length, [tensor])
+    except BadRequest:
+        return
+    assert found.feeds["x"].shape[1] == 2

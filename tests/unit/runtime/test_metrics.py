@@ -1,0 +1,78 @@
+"""What an analysis reads from a pod."""
+
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
+
+Stub: Any = oip_pb2_grpc.GRPCInferenceServiceStub
+LABELS = {"model": "scores", "revision": "r7"}
+
+
+@pytest.fixture
+def server(models: Any, serve: Any) -> Any:
+    return serve(models.scores(), REVISION="r7")
+
+
+def read(server: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = httpx.get(f"{server.url}/metrics").text
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset((LABELS | labels).items())
+
+
+def test_inference_calls_are_counted_by_protocol_and_outcome(server: Any) -> None:
+    for content in ([[1, 2, 3]], [[1, 2, 3]], [[1]]):
+        httpx.post(f"{server.url}/predict", json=content)
+    httpx.post(f"{server.url}/v2/models/other/infer", json={})
+    with grpc.insecure_channel(server.grpc) as channel:
+        infer = Stub(channel).ModelInfer
+        asked = oip_pb2.ModelInferRequest(model_name="scores")
+        asked.inputs.add(name="x", datatype="FP32", shape=[1, 3]).contents.fp32_contents.extend([1, 2, 3])
+        infer(asked)
+        for name in ("scores", "other"):
+            with pytest.raises(grpc.RpcError):
+                infer(oip_pb2.ModelInferRequest(model_name=name))
+    found = read(server)
+    counted = {
+        (dict(labels)["protocol"], dict(labels)["code"]): value
+        for (name, labels), value in found.items()
+        if name == "trimtab_requests_total"
+    }
+    assert counted == {
+        ("rest", "200"): 2,
+        ("rest", "400"): 1,
+        ("rest", "404"): 1,
+        ("grpc", "OK"): 1,
+        ("grpc", "INVALID_ARGUMENT"): 1,
+        ("grpc", "NOT_FOUND"): 1,
+    }
+    assert found[key("trimtab_request_duration_seconds_count", protocol="rest")] == 4
+    assert found[key("trimtab_request_duration_seconds_count", protocol="grpc")] == 3
+    assert found[("trimtab_inflight_requests", frozenset())] == 0
+    assert found[("trimtab_batch_rows_sum", frozenset())] == 3
+    assert found[key("trimtab_model_info")] == 1
+
+
+def test_probes_metadata_and_scrapes_do_not_count(server: Any) -> None:
+    for path in ("/v2/health/ready", "/v2/health/live", "/healthz", "/metrics", "/v2", "/v2/models/scores", "/nothing"):
+        httpx.get(f"{server.url}{path}")
+    with grpc.insecure_channel(server.grpc) as channel:
+        Stub(channel).ServerReady(oip_pb2.ServerReadyRequest())
+    assert not [name for name, _ in read(server) if name.startswith(("trimtab_requests", "trimtab_request_dur"))]
+
+
+def test_times_from_a_tenth_of_a_millisecond_to_ten_seconds_are_told_apart(server: Any) -> None:
+    httpx.post(f"{server.url}/predict", json=[[1, 2, 3]])
+    bounds = {
+        float(dict(labels)["le"]) for name, labels in read(server) if name == "trimtab_request_duration_seconds_bucket"
+    }
+    assert min(bounds) == 0.0001
+    assert sorted(bounds)[-2:] == [10.0, float("inf")]
