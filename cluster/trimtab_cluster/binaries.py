@@ -36,7 +36,7 @@ def ready(names: Iterable[str]) -> dict[str, Path]:
 
 def present(wanted: Iterable[Component]) -> dict[str, Path]:
     """Return the path of every program that is in the cache."""
-    found = {program: _home(each) / file for each in wanted for program, file in each.programs.items()}
+    found = {program: _home(each) / program for each in wanted for program in each.programs}
     return {program: path for program, path in found.items() if path.exists()}
 
 

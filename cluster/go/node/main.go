@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,7 +15,7 @@ import (
 func main() {
 	switch filepath.Base(os.Args[0]) {
 	case "containerd":
-		if err := containerd.App().Run(os.Args); err != nil {
+		if err := containerd.App().Run(context.Background(), os.Args); err != nil {
 			fmt.Fprintf(os.Stderr, "containerd: %s\n", err)
 			os.Exit(1)
 		}
