@@ -1,10 +1,10 @@
-"""The command line: `trimtab push | pull | inspect | render`."""
+"""The command line: `trimtab push | pull | inspect | render | run`."""
 
 import argparse
 import sys
 
 from trimtab_api.errors import TrimtabError
-from trimtab_cli.commands import packages, render
+from trimtab_cli.commands import packages, render, run
 
 
 def main() -> None:
@@ -17,10 +17,13 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trimtab", description="Packages and offline plans for ModelDeployments.")
+    parser = argparse.ArgumentParser(
+        prog="trimtab", description="Packages, offline plans, and ModelDeployments without a cluster."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     packages.add_parsers(commands)
     render.add_parsers(commands)
+    run.add_parsers(commands)
     return parser
 
 
