@@ -18,6 +18,7 @@ from typing import Any
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples/digits"
 _LIMIT_SECONDS = 300
+_POD = "road-client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +110,11 @@ class RoadBlocked(RuntimeError):
 
 
 class Asking:
-    """Asks the Service for predictions from a pod of the operator's image, on a new connection each time."""
+    """Asks the Service for predictions from a pod of its own, on a new connection each time."""
 
     def __init__(self, namespace: str) -> None:
-        self._kubectl = ["kubectl", "-n", namespace, "exec", "-i", "deploy/trimtab-operator", "--"]
+        self._base = ["kubectl", "-n", namespace]
+        self._kubectl = [*self._base, "exec", "-i", _POD, "--"]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._ask_on)
         self._process: subprocess.Popen[str] | None = None
@@ -120,6 +122,9 @@ class Asking:
         self.by_revision: dict[str, int] = {}
 
     def __enter__(self) -> "Asking":
+        image = ["get", "deploy", "trimtab-operator", "-o", "jsonpath={.spec.template.spec.containers[0].image}"]
+        self._run(["apply", "-f", "-"], json.dumps(_client_pod(self._run(image))))
+        self._run(["wait", "--for=condition=Ready", f"pod/{_POD}", "--timeout=60s"])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,6 +133,7 @@ class Asking:
             self._process.stdin.close()
         if self._thread.is_alive():
             self._thread.join(30)
+        self._run(["delete", "pod", _POD, "--grace-period=1", "--wait=false"])
 
     def ask(self) -> str:
         """Ask once, as a person would."""
@@ -142,6 +148,12 @@ class Asking:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._thread.start()
 
+    def _run(self, arguments: list[str], text: str | None = None) -> str:
+        done = subprocess.run([*self._base, *arguments], input=text, capture_output=True, text=True)
+        if done.returncode:
+            raise RoadBlocked(f"kubectl {' '.join(arguments[:3])}: {done.stderr}")
+        return done.stdout
+
     def _ask_on(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
@@ -155,8 +167,23 @@ class Asking:
                 self.by_revision[revision] = self.by_revision.get(revision, 0) + 1
 
 
+def _client_pod(image: str) -> dict[str, Any]:
+    """Return a pod that waits to be used, with an image that the node has anyway."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    wait = ["/opt/trimtab/venv/bin/python", "-c", "import time; time.sleep(3600)"]
+    container = {"name": "client", "image": image, "command": wait, "securityContext": security}
+    spec = {"automountServiceAccountToken": False, "containers": [container], "restartPolicy": "Never"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": _POD}, "spec": spec}
+
+
 def _client(mode: str) -> list[str]:
-    """Return the command of a small client that runs beside the operator, where the Service's name resolves.
+    """Return the command of a small client that runs where the Service's name resolves.
 
     It ends when its standard input does, and after ten minutes in any case.
     """
