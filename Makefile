@@ -13,6 +13,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: install ## The main job on a real Kubernetes, started here; it stays up until `make demo-down`
+	@$(CLUSTER) build helm > /dev/null
 	@$(CLUSTER) up --name $(NAME)
 	@eval "$$($(CLUSTER) env --name $(NAME))" && $(BIN)/python demo/install.py --name $(NAME) && $(BIN)/python demo/road.py
 

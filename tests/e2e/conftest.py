@@ -28,6 +28,7 @@ def road_cluster() -> Iterator[Cluster]:
     if lacking := checks.failing(Shape(node=True, controllers=True, audit=True)):
         pytest.skip(f"this machine lacks {', '.join(check.what for check in lacking)}")
     cluster = Cluster(f"road-{os.getpid()}")
+    run("build", "helm")
     run("up", "--name", cluster.name, "--audit")
     path = os.environ["PATH"]
     os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
