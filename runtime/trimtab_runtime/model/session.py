@@ -4,13 +4,13 @@ The session is asked what it takes, and a warm-up shows what it gives: shapes of
 and only a run of two rows tells whether the first axis is the batch.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 import yaml
 
 from trimtab_api.errors import InvalidPackage, InvalidSpec
@@ -70,6 +70,11 @@ def _read_package(folder: Path) -> ModelPackage:
 
 
 def _open_session(file: Path, threads: int) -> Any:
+    # Since 1.29 the official Linux builds report sessions to their maker unless this is set before the library is
+    # loaded (Privacy.md of the package); to switch it off afterwards is too late for the first event.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -121,7 +121,7 @@ class Serving:
         settings |= {"DRAIN_SECONDS": "0.5"} | dict(environ)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "trimtab_runtime"],
-            env=os.environ | {f"TRIMTAB_{name}": value for name, value in settings.items()},
+            env=_environment(folder) | {f"TRIMTAB_{name}": value for name, value in settings.items()},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -208,6 +208,12 @@ def scores(models: Models, shared: Serve) -> Serving:
 def http(scores: Serving) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=scores.url) as client:
         yield client
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Return our environment without what keeps onnxruntime from reporting home: that is the server's own task."""
+    quiet = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME")
+    return {name: value for name, value in os.environ.items() if name not in quiet} | {"HOME": str(home)}
 
 
 def _start(stack: ExitStack, folder: Path, ready: bool, environ: Mapping[str, str]) -> Serving:

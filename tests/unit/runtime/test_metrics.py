@@ -1,6 +1,8 @@
 """What an analysis reads from a pod."""
 
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import httpx
@@ -76,3 +78,29 @@ def test_times_from_a_tenth_of_a_millisecond_to_ten_seconds_are_told_apart(serve
     }
     assert min(bounds) == 0.0001
     assert sorted(bounds)[-2:] == [10.0, float("inf")]
+
+
+def test_a_caller_that_left_is_nobodys_error_but_a_deadline_that_passed_is_told_apart(models: Any, serve: Any) -> None:
+    slow = serve(models.slow())
+    rows = bytes(4 * 1024 * 300)
+    asked = oip_pb2.ModelInferRequest(model_name="slow", raw_input_contents=[rows])
+    asked.inputs.add(name="x", datatype="FP32", shape=[300, 1024])
+    with grpc.insecure_channel(slow.grpc) as channel:
+        infer = Stub(channel).ModelInfer
+        leaving = infer.future(asked)
+        wait_for(slow, "trimtab_inflight_requests 1.0")
+        leaving.cancel()
+        wait_for(slow, 'trimtab_requests_total{code="CANCELLED"')
+        with pytest.raises(grpc.RpcError, match="Deadline Exceeded"):
+            infer(asked, timeout=0.05)
+        wait_for(slow, 'trimtab_requests_total{code="DEADLINE_EXCEEDED"')
+    with socket.create_connection(("127.0.0.1", urlsplit(slow.url).port or 0)) as leaver:
+        leaver.sendall(b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n[[1,")
+        wait_for(slow, "trimtab_inflight_requests 1.0")
+    wait_for(slow, 'trimtab_requests_total{code="499"')
+
+
+def wait_for(server: Any, line: str) -> None:
+    """Ask until the metrics have this line; the test's own time limit ends it."""
+    while line not in httpx.get(f"{server.url}/metrics").text:
+        assert server.process.poll() is None

@@ -46,6 +46,16 @@ def test_events_are_json_lines_and_requests_are_none_of_them(models: Any, serve:
     assert (server.events[0]["model"], server.events[0]["revision"]) == ("scores", "r3")
 
 
+def test_nothing_is_reported_to_the_makers_of_the_library(models: Any, serve: Any) -> None:
+    folder = models.scores("private")
+    server = serve(folder)
+    httpx.post(f"{server.url}/predict", json=[[1, 2, 3]])
+    server.terminate()
+    assert server.exit_code() == 0
+    # Its reports are kept below the home folder until they are sent.
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.yaml"]
+
+
 def test_a_port_that_is_taken_ends_the_process(models: Any, serve: Any) -> None:
     server = serve(models.scores(), PROTOCOLS="rest")
     other = serve(models.scores(), ready=False, PROTOCOLS="rest", REST_PORT=server.url.rpartition(":")[2])

@@ -1,11 +1,20 @@
 """What a caller is told who asks for something that cannot be."""
 
+import asyncio
 import http.client
 import socket
+import threading
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+
+from trimtab_runtime.batching import Batcher, Limits
+from trimtab_runtime.dataplane import DataPlane
+from trimtab_runtime.model.session import load_model
+from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.rest import make_app
 
 INFER = "/v2/models/scores/infer"
 
@@ -125,6 +134,24 @@ def test_a_model_that_fails_is_a_server_error_without_its_inside(models: Any, se
     assert (answer.status_code, "Gather" in answer.text) == (500, False)
     assert "Gather" in server.wait_for("inference failed")["traceback"]
     assert httpx.post(f"{server.url}/predict", json={"inputs": {"index": [3]}}).status_code == 200
+
+
+async def test_a_server_with_a_full_queue_says_when_to_try_again(models: Any) -> None:
+    model, busy = load_model(models.scores(), threads=1), threading.Event()
+
+    def run(feeds: Any) -> Any:
+        assert busy.wait(30)
+        return model.run(feeds)
+
+    plane = DataPlane("scores", "1", model.package, Batcher(run, Limits(1, queued_rows=1), lambda _: None))
+    app = make_app(plane, ServerMetrics(CollectorRegistry(), "scores", "1"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+        asked = [asyncio.create_task(client.post("/predict", json=[[1, 2, 3]])) for _ in range(3)]
+        refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        busy.set()
+        answers = await asyncio.gather(*asked)
+    assert {(task.result().status_code, task.result().headers["retry-after"]) for task in refused} == {(503, "1")}
+    assert {answer.status_code for answer in answers} == {200, 503}
 
 
 def http_connection(client: httpx.Client) -> http.client.HTTPConnection:
