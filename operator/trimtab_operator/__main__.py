@@ -69,7 +69,7 @@ async def _work(config: OperatorConfig, context: Context, metrics: ControllerMet
     log.info("leading", extra={"namespaces": list(config.namespaces) or "all"})
     queue = WorkQueue()
     async with asyncio.TaskGroup() as group:
-        group.create_task(watch(queue.add, config.namespaces, asyncio.Event()))
+        group.create_task(watch(queue.add, config.namespaces))
         group.create_task(run_workers(context, queue, metrics, config.workers))
 
 

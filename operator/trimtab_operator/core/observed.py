@@ -82,7 +82,6 @@ class OptimizeJob:
     revision: str
     retry: str
     created: datetime
-    suspended: bool = False
     succeeded: bool = False
     failure: JobFailure | None = None
 
