@@ -20,25 +20,31 @@ from trimtab_api.errors import TrimtabError
 class RequestError(TrimtabError):
     """Base of what a caller may be told."""
 
+    reason = "RequestError"
     status: ClassVar[int] = 500
     code: ClassVar[str] = "INTERNAL"
 
 
 class BadRequest(RequestError):
+    reason = "BadRequest"
     status, code = 400, "INVALID_ARGUMENT"
 
 
 class UnknownModel(RequestError):
+    reason = "UnknownModel"
     status, code = 404, "NOT_FOUND"
 
 
 class TooLarge(RequestError):
+    reason = "TooLarge"
     status, code = 413, "RESOURCE_EXHAUSTED"
 
 
 class Busy(RequestError):
+    reason = "Busy"
     status, code = 503, "UNAVAILABLE"
 
 
 class InferenceFailed(RequestError):
+    reason = "InferenceFailed"
     status, code = 500, "INTERNAL"
