@@ -8,7 +8,7 @@ from typing import Any
 
 from trimtab_api.contract import Contract, digest_of
 from trimtab_api.report import MeasuredMetric, PassReport
-from trimtab_api.spec import ModelDeploymentSpec, Runtime
+from trimtab_api.spec import ModelDeploymentSpec
 
 
 class RevisionArtifact(Contract):
@@ -23,14 +23,16 @@ class RevisionArtifact(Contract):
 
 
 class ModelRevisionSpec(Contract):
-    """Everything needed to serve this revision again, without the ModelDeployment that made it."""
+    """Everything needed to serve this revision again, without the ModelDeployment that made it.
+
+    `template` is the pod template as it was first made: an operator that builds pods in another way restarts none.
+    """
 
     deployment: str
     identity: str
     number: int
     artifact: RevisionArtifact
-    runtime: Runtime
-    runtime_image: str
+    template: dict[str, Any]
 
 
 class Rejection(Contract):

@@ -5,12 +5,11 @@ The order of the stages is the flow of the product: spec, artifact, gate, rollou
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from trimtab_api.errors import InvalidSpec
 from trimtab_api.plan import Plan, make_plan
 from trimtab_api.report import OptimizationResult
-from trimtab_api.revision import Rejection
+from trimtab_api.revision import ModelRevisionSpec, Rejection, RevisionArtifact
 from trimtab_api.spec import GateFailure, ModelDeploymentSpec
 from trimtab_operator.core import optimization, revisions
 from trimtab_operator.core.events import Event, events_between
@@ -23,7 +22,7 @@ from trimtab_operator.core.status import Summary, summarize, summarize_invalid
 from trimtab_operator.resources.model_revision import Marks, model_revision, new_model_revision
 from trimtab_operator.resources.optimize_job import optimize_job
 from trimtab_operator.resources.service import main_service, revision_service
-from trimtab_operator.resources.serving_deployment import serving_deployment
+from trimtab_operator.resources.serving_deployment import serving_deployment, serving_template
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +96,13 @@ def _choose(spec: ModelDeploymentSpec, observed: Observed, wanted: Wanted, artif
     if recorded is None:
         if artifact.stage is not Stage.MADE or artifact.result is None:
             return Choice()
-        return Choice(to_create=(_record(observed, wanted.name, wanted.identity, spec, artifact.result),))
+        made = _record(spec, observed, wanted.name, wanted.identity, _artifact_of(artifact.result))
+        return Choice(to_create=(made,))
     gate = judge(spec.evaluation, recorded.spec.artifact.metrics)
     if gate.passed:
         return _unless_rejected(gate, recorded, wanted)
     if spec.evaluation and spec.evaluation.on_failure is GateFailure.SERVE_UNOPTIMIZED:
-        return _fall_back(observed, wanted, gate, recorded)
+        return _fall_back(spec, observed, wanted, gate, recorded)
     reason = "GateFailed" if gate.passed is False else "GateNotComputable"
     return Choice(gate, rejection=Rejection(key=wanted.rejection_key, reason=reason, message=gate.message))
 
@@ -114,7 +114,7 @@ def _unless_rejected(gate: Gate, revision: Revision, wanted: Wanted) -> Choice:
     return Choice(gate, target=revision)
 
 
-def _fall_back(observed: Observed, wanted: Wanted, gate: Gate, recorded: Revision) -> Choice:
+def _fall_back(spec: ModelDeploymentSpec, observed: Observed, wanted: Wanted, gate: Gate, recorded: Revision) -> Choice:
     """Serve the source unoptimized: a revision of its own, made from the same record."""
     existing = observed.revision(wanted.fallback_name)
     if existing:
@@ -124,37 +124,33 @@ def _fall_back(observed: Observed, wanted: Wanted, gate: Gate, recorded: Revisio
         message = f"{gate.message}; the unoptimized source was not published, so there is nothing to fall back to"
         return Choice(gate, rejection=Rejection(key=wanted.rejection_key, reason="GateFailed", message=message))
     source = recorded.spec.artifact.model_copy(update={"image": image, "metrics": (), "passes": ()})
-    record = recorded.spec.model_copy(
-        update={
-            "identity": wanted.fallback_identity,
-            "number": revisions.next_number(observed.revisions),
-            "artifact": source,
-        }
-    )
-    return Choice(gate, to_create=(new_model_revision(observed.parent, wanted.fallback_name, record),))
+    made = _record(spec, observed, wanted.fallback_name, wanted.fallback_identity, source)
+    return Choice(gate, to_create=(made,))
 
 
 def _record(
-    observed: Observed, name: str, identity: str, spec: ModelDeploymentSpec, result: OptimizationResult
+    spec: ModelDeploymentSpec, observed: Observed, name: str, identity: str, artifact: RevisionArtifact
 ) -> Manifest:
-    from_result = {
-        "image": result.artifact,
-        "plan": result.plan,
-        "resolved": result.resolved,
-        "metrics": [item.to_dict() for item in result.metrics],
-        "passes": [item.to_dict() for item in result.passes],
-    }
-    if result.unoptimized:
-        from_result["unoptimizedImage"] = result.unoptimized.artifact
-    record: dict[str, Any] = {
-        "deployment": observed.parent.name,
-        "identity": identity,
-        "number": revisions.next_number(observed.revisions),
-        "artifact": from_result,
-        "runtime": spec.runtime.to_dict(),
-        "runtimeImage": observed.settings.runtime_image,
-    }
+    """Return the revision of an artifact, with the pods that this operator makes for it."""
+    record = ModelRevisionSpec(
+        deployment=observed.parent.name,
+        identity=identity,
+        number=revisions.next_number(observed.revisions),
+        artifact=artifact,
+        template=serving_template(observed.parent, observed.settings, name, artifact.image, spec.runtime),
+    )
     return new_model_revision(observed.parent, name, record)
+
+
+def _artifact_of(result: OptimizationResult) -> RevisionArtifact:
+    return RevisionArtifact(
+        image=result.artifact,
+        plan=result.plan,
+        resolved=result.resolved,
+        metrics=result.metrics,
+        passes=result.passes,
+        unoptimized_image=result.unoptimized.artifact if result.unoptimized else None,
+    )
 
 
 def _artifact_children(
@@ -173,11 +169,12 @@ def _serving(summary: Summary, choice: Choice, now: datetime) -> tuple[Manifest,
         found.append(model_revision(observed.parent, revision, _marks(summary, choice, revision, now)))
     if rollout.selected or rollout.stable or rollout.candidate:
         found.append(main_service(observed.parent, rollout.stable, rollout.candidate, rollout.selected))
+    deadline = summary.spec.progress_deadline_seconds
     for revision in observed.revisions:
         replicas = _replicas(summary, revision, now)
         if replicas is not None:
             found.append(revision_service(observed.parent, revision))
-            found.append(serving_deployment(observed.parent, observed.settings, revision, replicas, summary.spec))
+            found.append(serving_deployment(observed.parent, revision, replicas, deadline))
     return tuple(found)
 
 

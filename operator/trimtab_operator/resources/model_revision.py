@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.group import ANNOTATION_REJECTED, ANNOTATION_RETIRED_AT, ANNOTATION_STABLE_SINCE, API_VERSION
@@ -22,11 +21,10 @@ class Marks:
     rejection: Rejection | None = None
 
 
-def new_model_revision(parent: Parent, name: str, spec: ModelRevisionSpec | dict[str, Any]) -> Manifest:
+def new_model_revision(parent: Parent, name: str, spec: ModelRevisionSpec) -> Manifest:
     """Return a revision that was just made."""
-    content = spec if isinstance(spec, dict) else spec.to_dict()
     meta = metadata(parent, name, labels_of(parent.name, name), owned_by_deployment(parent))
-    return manifest(API_VERSION, KIND, meta, content)
+    return manifest(API_VERSION, KIND, meta, spec.to_dict())
 
 
 def model_revision(parent: Parent, revision: Revision, marks: Marks) -> Manifest:

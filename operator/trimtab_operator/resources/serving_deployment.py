@@ -1,10 +1,14 @@
-"""The Deployment of a revision: the runtime image, with the artifact mounted read-only as an image volume."""
+"""The pods of a revision, made once and recorded in it, and the Deployment that keeps them.
+
+The artifact is mounted read-only as an image volume. What an upgraded operator would build otherwise, or a changed
+setting of the chart, holds for revisions to come: nothing that serves is restarted.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from trimtab_api.group import LABEL_DEPLOYMENT, LABEL_REVISION
-from trimtab_api.spec import ModelDeploymentSpec
+from trimtab_api.spec import Runtime
 from trimtab_operator.core.observed import Manifest, Parent, Revision, Settings
 from trimtab_operator.resources.metadata import (
     LABEL_COMPONENT,
@@ -22,21 +26,30 @@ _DEFAULT_RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": 
 _AFTER_DRAIN_SECONDS = 25
 
 
-def serving_deployment(
-    parent: Parent, settings: Settings, revision: Revision, replicas: int, spec: ModelDeploymentSpec
-) -> Manifest:
-    """Return the Deployment of a revision. Its pods depend on the revision alone, so no later edit restarts them."""
+def serving_template(
+    parent: Parent, settings: Settings, revision: str, artifact: str, runtime: Runtime
+) -> dict[str, Any]:
+    """Return the pods of a new revision: today's runtime image with an artifact, and the user's template over it."""
+    template = {
+        "metadata": {"labels": labels_of(parent.name, revision, SERVER)},
+        "spec": _pod_spec(parent, settings, revision, artifact, runtime),
+    }
+    merged: dict[str, Any] = merge(template, runtime.pod_template or {})
+    return merged
+
+
+def serving_deployment(parent: Parent, revision: Revision, replicas: int, progress_deadline_seconds: int) -> Manifest:
+    """Return the Deployment of a revision, with the pods that the revision recorded."""
     labels = labels_of(parent.name, revision.name, SERVER)
     meta = metadata(parent, revision.name, labels, owned_by_revision(revision))
-    template = {"metadata": {"labels": labels}, "spec": _pod_spec(parent, settings, revision)}
     selector = {key: labels[key] for key in (LABEL_DEPLOYMENT, LABEL_REVISION, LABEL_COMPONENT)}
     body = {
         "replicas": replicas,
         "revisionHistoryLimit": 1,
-        "progressDeadlineSeconds": spec.progress_deadline_seconds,
+        "progressDeadlineSeconds": progress_deadline_seconds,
         "selector": {"matchLabels": selector},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-        "template": merge(template, revision.spec.runtime.pod_template or {}),
+        "template": revision.spec.template,
     }
     return manifest("apps/v1", "Deployment", meta, body)
 
@@ -57,11 +70,11 @@ def _named(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, Mapping) and "name" in item for item in value)
 
 
-def _pod_spec(parent: Parent, settings: Settings, revision: Revision) -> dict[str, Any]:
-    container = restricted_container(SERVER, revision.spec.runtime_image, settings.image_pull_policy)
+def _pod_spec(parent: Parent, settings: Settings, revision: str, artifact: str, runtime: Runtime) -> dict[str, Any]:
+    container = restricted_container(SERVER, settings.runtime_image, settings.image_pull_policy)
     container |= {
-        "env": environment(_environment(parent, settings, revision)),
-        "resources": revision.spec.runtime.resources or _DEFAULT_RESOURCES,
+        "env": environment(_environment(parent, settings, revision, runtime)),
+        "resources": runtime.resources or _DEFAULT_RESOURCES,
         "ports": [
             {"name": "http", "containerPort": 8080, "protocol": "TCP"},
             {"name": "grpc", "containerPort": 9000, "protocol": "TCP"},
@@ -72,23 +85,22 @@ def _pod_spec(parent: Parent, settings: Settings, revision: Revision) -> dict[st
         ],
         **_probes(),
     }
-    artifact = {"reference": revision.spec.artifact.image, "pullPolicy": "IfNotPresent"}
+    image = {"reference": artifact, "pullPolicy": "IfNotPresent"}
     pod = restricted_pod() | {
         "terminationGracePeriodSeconds": settings.drain_seconds + _AFTER_DRAIN_SECONDS,
         "containers": [container],
-        "volumes": [{"name": "model", "image": artifact}, {"name": "tmp", "emptyDir": {}}],
+        "volumes": [{"name": "model", "image": image}, {"name": "tmp", "emptyDir": {}}],
     }
     if settings.artifact_secret:
         pod["imagePullSecrets"] = [{"name": settings.artifact_secret}]
     return pod
 
 
-def _environment(parent: Parent, settings: Settings, revision: Revision) -> dict[str, str]:
-    runtime = revision.spec.runtime
+def _environment(parent: Parent, settings: Settings, revision: str, runtime: Runtime) -> dict[str, str]:
     return {
         "TRIMTAB_MODEL_DIR": "/model",
         "TRIMTAB_MODEL_NAME": parent.name,
-        "TRIMTAB_REVISION": revision.name,
+        "TRIMTAB_REVISION": revision,
         "TRIMTAB_PROTOCOLS": ",".join(runtime.protocols),
         "TRIMTAB_MAX_BATCH_SIZE": str(runtime.batching.max_batch_size),
         "TRIMTAB_MAX_DELAY_MS": f"{runtime.batching.max_delay_ms:g}",

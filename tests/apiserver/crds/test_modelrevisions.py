@@ -24,8 +24,7 @@ def revision(**changes: Any) -> dict[str, Any]:
             "resolved": {"oci://registry.local:5000/models/digits:v1": DIGEST},
             "metrics": [{"name": "accuracy", "value": 0.969, "source": 0.972}],
         },
-        "runtime": {"podTemplate": {"spec": {"nodeSelector": {"disk": "ssd"}}}},
-        "runtimeImage": f"registry.local:5000/trimtab/runtime@{DIGEST}",
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"nodeSelector": {"disk": "ssd"}}},
     }
     return {
         "apiVersion": "trimtab.dev/v1alpha1",
@@ -40,9 +39,9 @@ def revision(**changes: Any) -> dict[str, Any]:
     [
         pytest.param({"number": 2}, id="its number"),
         pytest.param({"artifact": {"image": f"registry.local:5000/other@{DIGEST}"}}, id="its artifact"),
-        pytest.param({"runtime": {"protocols": ["grpc"]}}, id="its settings"),
-        pytest.param({"runtime": {"podTemplate": {"spec": {"nodeSelector": {"disk": "hdd"}}}}}, id="its pods"),
-        pytest.param({"runtime": {"podTemplate": None}}, id="a field less"),
+        pytest.param({"template": {"metadata": {"labels": {"a": "c"}}}}, id="the labels of its pods"),
+        pytest.param({"template": {"spec": {"nodeSelector": {"disk": "hdd"}}}}, id="its pods"),
+        pytest.param({"template": {"metadata": None}}, id="a field less"),
         pytest.param({"artifact": {"unoptimizedImage": f"registry.local:5000/other@{DIGEST}"}}, id="a field more"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -60,6 +60,10 @@ class Simulation:
         body = {"apiVersion": API_VERSION, "kind": MODEL_DEPLOYMENT, "metadata": meta, "spec": copy.deepcopy(spec)}
         asyncio.run(self.api.apply(body))
 
+    def upgrade(self, **changes: Any) -> None:
+        """Go on as an operator with other settings would."""
+        self.context = replace(self.context, settings=replace(self.context.settings, **changes))
+
     def settle(self, looks: int = 40) -> None:
         """Reconcile and let Jobs and pods react until nothing changes any more."""
         for _ in range(looks):
@@ -100,6 +104,10 @@ class Simulation:
 
     def pods(self, revision: str) -> int:
         return int(asyncio.run(self.api.get("Deployment", KEY.namespace, revision))["spec"]["replicas"])
+
+    def image(self, revision: str) -> str:
+        deployment = asyncio.run(self.api.get("Deployment", KEY.namespace, revision))
+        return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
 
     def condition(self, kind: str) -> Manifest:
         return next(item for item in self.status["conditions"] if item["type"] == kind)

@@ -197,12 +197,6 @@ def test_every_uri_has_the_same_rules() -> None:
     assert all(node["x-kubernetes-validations"] == uris[0]["x-kubernetes-validations"] for node in uris)
 
 
-def test_a_revision_has_the_runtime_settings_of_its_deployment() -> None:
-    runtimes = [spec_schema(plural)["properties"]["runtime"] for plural in TYPES]
-
-    assert runtimes[0]["properties"] == runtimes[1]["properties"]
-
-
 @pytest.mark.parametrize("plural", TYPES)
 def test_a_crd_is_small_enough_for_every_way_of_applying_it(plural: str) -> None:
     assert (CRDS / f"{plural}.yaml").stat().st_size < SIZE_LIMIT

@@ -298,3 +298,14 @@ def start_analysis(world: Simulation) -> None:
 
 def sample(requests: float, errors: float = 0) -> Sample:
     return Sample(requests, errors, {0.01: requests, float("inf"): requests})
+
+
+def test_an_operator_with_other_images_and_settings_restarts_nothing_that_serves(world: Simulation) -> None:
+    world.upgrade(runtime_image="runtime@sha256:1", drain_seconds=60)
+    world.settle()
+    assert world.image(A) == "runtime@sha256:0"
+    assert world.look() is False
+
+    world.apply(version(V2))
+    world.settle()
+    assert world.image(B) == "runtime@sha256:1"
