@@ -13,12 +13,10 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: install ## The main job on a real Kubernetes, started here; it stays up until `make demo-down`
-	@$(CLUSTER) build helm > /dev/null
-	@$(CLUSTER) up --name $(NAME)
-	@eval "$$($(CLUSTER) env --name $(NAME))" && $(BIN)/python demo/install.py --name $(NAME) && $(BIN)/python demo/road.py
+	@PYTHONPATH=cluster $(BIN)/python demo --name $(NAME)
 
-demo-down: ## Remove the demo's cluster
-	@$(CLUSTER) down --name $(NAME)
+demo-down: install ## Remove the demo
+	@PYTHONPATH=cluster $(BIN)/python demo --name $(NAME) --down
 
 test: install ## All tests: unit, API server, a real node (the last two need root on Linux)
 	@$(BIN)/pytest

@@ -1,89 +1,93 @@
-"""Bring the operator and the digits example into a cluster: images, chart, model and data. Can be run again.
+"""Bring the operator and an example into a cluster: images, chart, model and data. Can be run again."""
 
-    python demo/install.py --name demo --namespace trimtab-demo
-
-`kubectl` and `helm` are on the path, and KUBECONFIG and TRIMTAB_REGISTRY are set, by `python3 -m trimtab_cluster env`.
-"""
-
-import argparse
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+from target import CommandFailed, Target
+
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+NAME_IN_EXAMPLES = "registry.local:5000"  # what the examples call the registry
 
-_PACKAGES = {"model": "models/digits:v1", "data-train": "data/digits-train:v1", "data-test": "data/digits-test:v1"}
-_OPERATOR_SECONDS = 180
-
-
-def install(name: str, namespace: str) -> None:
-    """Install everything into a namespace under the restricted Pod Security profile."""
-    images = deliver_images(name)
-    push_example(os.environ["TRIMTAB_REGISTRY"])
-    create_namespace(namespace)
-    install_chart(namespace, images)
+_OPERATOR_TIMEOUT = "180s"
 
 
-def deliver_images(name: str) -> dict[str, str]:
-    """Build what is not built, and return each image by digest."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "cluster")}
-    command = ["python3", "-m", "trimtab_cluster", "images", "--name", name]
-    listed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return dict(line.split() for line in listed.splitlines())
+def install(target: Target, namespace: str) -> None:
+    """Install everything into a namespace under the restricted Pod Security profile. Raises CommandFailed."""
+    images = target.deliver_images()
+    push_example(target, "digits")
+    create_namespace(target, namespace)
+    install_chart(target, namespace, dict(images))
 
 
-def push_example(registry: str) -> None:
-    """Train the example where that was not done yet, and push model and data."""
-    build = ROOT / "examples/digits/build"
+def uninstall(target: Target, namespace: str) -> None:
+    """Remove what install() brought; the CRDs stay, as Helm leaves them, since others may use them."""
+    target.helm("uninstall", "trimtab", "-n", namespace, "--ignore-not-found")
+    target.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s")
+
+
+def push_example(target: Target, name: str) -> None:
+    """Train an example where that was not done yet, and push its model and data."""
+    build = trained(name)
+    insecure = ["--insecure", target.registry.address.partition("/")[0]] if target.registry.insecure else []
+    for folder, place in packages_of(name).items():
+        push = [sys.executable, "-m", "trimtab_cli", "push", *insecure]
+        _run([*push, str(build / folder), f"oci://{target.registry.address}/{place}"])
+
+
+def packages_of(example: str) -> dict[str, str]:
+    """Return where each folder that an example builds belongs in a registry."""
+    return {
+        "model": f"models/{example}:v1",
+        "data-train": f"data/{example}-train:v1",
+        "data-test": f"data/{example}-test:v1",
+    }
+
+
+def trained(example: str) -> Path:
+    """Return the folder of a trained example, after training it where that was not done yet."""
+    build = EXAMPLES / example / "build"
     if not (build / "model/model.yaml").exists():
-        print("training the digits example", flush=True)
-        _run([sys.executable, str(ROOT / "examples/digits/train.py"), "--out", str(build)])
-    for folder, place in _PACKAGES.items():
-        push = [sys.executable, "-m", "trimtab_cli", "push", "--insecure", registry]
-        _run([*push, str(build / folder), f"oci://{registry}/{place}"])
+        print(f"training the {example} example", flush=True)
+        _run([sys.executable, str(EXAMPLES / example / "train.py"), "--out", str(build)])
+    return build
 
 
-def create_namespace(namespace: str) -> None:
+def manifest_of(target: Target, file: Path) -> str:
+    """Return a manifest of the examples with the name that the cluster has for its registry."""
+    return file.read_text().replace(NAME_IN_EXAMPLES, target.registry.known_as)
+
+
+def create_namespace(target: Target, namespace: str) -> None:
     """Create a namespace that admits restricted pods only."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
-    _run(["kubectl", "apply", "-f", "-"], json.dumps(manifest))
+    target.kubectl("apply", "-f", "-", given=json.dumps(manifest))
 
 
-def install_chart(namespace: str, images: dict[str, str]) -> None:
+def install_chart(target: Target, namespace: str, images: dict[str, str]) -> None:
     """Install the chart, and wait until the operator is up."""
+    host = target.registry.known_as.partition("/")[0]
     values = {
         "images": {key: images[f"trimtab-{key}"] for key in ("operator", "runtime", "optimizer")},
-        "artifacts": {"repository": f"registry.local:5000/trimtab/artifacts-{namespace}"},
-        "insecureRegistries": ["registry.local:5000"],
+        "artifacts": {"repository": f"{target.registry.known_as}/trimtab/artifacts-{namespace}"},
+        "insecureRegistries": [host] if target.registry.insecure else [],
     }
     print("helm install", flush=True)
-    chart = ["helm", "upgrade", "--install", "trimtab", str(ROOT / "charts/trimtab"), "-n", namespace, "-f", "-"]
-    _run(chart, json.dumps(values))
-    deadline = time.monotonic() + _OPERATOR_SECONDS
-    status = ["kubectl", "-n", namespace, "rollout", "status", "deploy/trimtab-operator", "--timeout=5s"]
-    while subprocess.run(status, capture_output=True).returncode:
-        if time.monotonic() > deadline:
-            sys.exit(f"the operator did not come up; see: kubectl -n {namespace} describe pods")
+    # Helm installs CRDs once and never upgrades them.
+    target.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    chart = ["upgrade", "--install", "trimtab", str(ROOT / "charts/trimtab"), "-n", namespace, "-f", "-"]
+    target.helm(*chart, given=json.dumps(values))
+    wait = ["rollout", "status", "deploy/trimtab-operator", f"--timeout={_OPERATOR_TIMEOUT}"]
+    try:
+        target.kubectl("-n", namespace, *wait)
+    except CommandFailed as error:
+        raise CommandFailed(f"the operator did not come up; see: kubectl -n {namespace} describe pods") from error
 
 
-def _run(command: list[str], text: str | None = None) -> None:
-    done = subprocess.run(command, input=text, capture_output=True, text=True)
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command[:4])} failed:\n{done.stdout}{done.stderr}")
-
-
-def main() -> None:
-    """Install."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", default="demo")
-    parser.add_argument("--namespace", default="trimtab-demo")
-    arguments = parser.parse_args()
-    install(arguments.name, arguments.namespace)
-
-
-if __name__ == "__main__":
-    main()
+        raise CommandFailed(f"{' '.join(command[:4])} failed:\n{done.stdout}{done.stderr}")

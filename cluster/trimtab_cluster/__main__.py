@@ -71,7 +71,11 @@ def _build(chosen: argparse.Namespace) -> None:
 
 
 def _images(chosen: argparse.Namespace) -> None:
-    for name, reference in images.deliver(Cluster(chosen.name), chosen.base).items():
+    if chosen.registry:
+        registry = images.Registry(chosen.registry, chosen.known_as or chosen.registry, chosen.insecure)
+    else:
+        registry = images.registry_of(Cluster(chosen.name))
+    for name, reference in images.deliver(registry, chosen.base).items():
         print(f"{name} {reference}")
 
 
@@ -106,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, parents=[named], help=text).set_defaults(run=run)
     build_images = commands.add_parser("images", parents=[named], help="build the images, put them into the registry")
     build_images.add_argument("--base", help="a Python base image to start from (default: made here with mmdebstrap)")
+    build_images.add_argument("--registry", help="host[:port][/path] of another registry (default: the cluster's)")
+    build_images.add_argument("--known-as", help="how the cluster names it (default: the same)")
+    build_images.add_argument("--insecure", action="store_true", help="reach it over plain HTTP")
     build_images.set_defaults(run=_images)
     build = commands.add_parser("build", help="get the binaries and print where they are")
     build.add_argument("component", nargs="*", help="only these (default: all)")

@@ -37,23 +37,39 @@ IMAGES = (
 )
 
 
-def deliver(
-    cluster: Cluster, base: str | None, images: Iterable[Image] = IMAGES, root: Path = REPOSITORY
-) -> dict[str, str]:
-    """Build what the cache lacks, copy it to the cluster's registry, and return each image's reference by digest."""
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A registry by its address from here and by the name under which the cluster pulls; `path` may follow the host."""
+
+    address: str
+    known_as: str
+    insecure: bool
+
+
+def registry_of(cluster: Cluster) -> Registry:
+    """Return the registry of a cluster of ours.
+
+    Raises:
+        ClusterError: the cluster never came up, or came up without a registry.
+    """
     record = state.require(cluster)
     if not record.shape.node:
         raise ClusterError(f"{cluster.name} has no registry", "bring it up without --apiserver-only")
+    return Registry(f"{record.node}:{PORT}", f"{NAME}:{PORT}", insecure=True)
+
+
+def deliver(
+    registry: Registry, base: str | None, images: Iterable[Image] = IMAGES, root: Path = REPOSITORY
+) -> dict[str, str]:
+    """Build what the cache lacks, copy it to a registry, and return each image's reference by digest."""
     packages.install_missing(packages.FOR_IMAGES)
     delivered = {}
     with locked(_folder() / ".lock"):
         for image in images:
             tag = tag_of(image, base or building.BASE_RECIPE, root)
             layout = _built(image, tag, base, root)
-            repository = f"trimtab/{image.name}"
-            _copy(layout, f"{record.node}:{PORT}/{repository}:{tag}")
-            delivered[image.name] = f"{NAME}:{PORT}/{repository}@{digest_of(layout)}"
-    (cluster.state / "images.json").write_text(json.dumps(delivered, indent=2) + "\n")
+            _copy(layout, f"{registry.address}/trimtab/{image.name}:{tag}", registry.insecure)
+            delivered[image.name] = f"{registry.known_as}/trimtab/{image.name}@{digest_of(layout)}"
     return delivered
 
 
@@ -95,13 +111,16 @@ def _built(image: Image, tag: str, base: str | None, root: Path) -> Path:
     return layout
 
 
-def _copy(layout: Path, target: str) -> None:
+def _copy(layout: Path, target: str, insecure: bool) -> None:
     """Copy an image to a registry; layers that are there already do not travel."""
-    options = ["--quiet", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false"]
+    options = ["--quiet", "--insecure-policy", "--preserve-digests", f"--dest-tls-verify={str(not insecure).lower()}"]
     command = ["skopeo", "copy", *options, f"oci:{layout}", f"docker://{target}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ClusterError(f"{target} could not be copied: {done.stderr.strip()}", "see `status` for the registry")
+        raise ClusterError(
+            f"{target} could not be copied: {done.stderr.strip()}",
+            "is the registry there, and are you logged in to it?",
+        )
     say(f"{target} is in the registry")
 
 

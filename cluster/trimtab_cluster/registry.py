@@ -32,12 +32,12 @@ def is_ready(node: str) -> bool:
 
 
 def registry_config(cluster: Cluster, node: str) -> dict[str, object]:
-    """Return the registry's configuration: storage in the cluster's state, deletion allowed."""
+    """Return the registry's configuration: storage in the cluster's state, deletion allowed, every request logged."""
     return {
         "version": "0.1",
         "storage": {"filesystem": {"rootdirectory": f"{cluster.state}/registry"}, "delete": {"enabled": True}},
         "http": {"addr": f"{node}:{PORT}", "secret": "one process, so nothing to share"},
-        "log": {"level": "warn", "accesslog": {"disabled": True}},
+        "log": {"level": "warn"},
     }
 
 

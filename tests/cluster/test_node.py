@@ -37,7 +37,7 @@ def sample(node_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> s
     (context / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nCOPY hello.txt /srv/hello.txt\n")
     (context / "hello.txt").write_text("hello")
     name = "trimtab-sample"
-    return images.deliver(node_cluster, None, [Image(name, "Dockerfile")], context)[name]
+    return images.deliver(images.registry_of(node_cluster), None, [Image(name, "Dockerfile")], context)[name]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,9 @@ def test_a_second_delivery_gives_the_same_reference(node_cluster: Cluster, sampl
     (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nCOPY hello.txt /srv/hello.txt\n")
     (tmp_path / "hello.txt").write_text("hello")
 
-    again = images.deliver(node_cluster, None, [Image("trimtab-sample", "Dockerfile")], tmp_path)
+    again = images.deliver(images.registry_of(node_cluster), None, [Image("trimtab-sample", "Dockerfile")], tmp_path)
 
     assert again == {"trimtab-sample": sample}
-    assert json.loads((node_cluster.state / "images.json").read_text()) == again
 
 
 def test_buildah_leaves_no_mount(sample: str) -> None:
