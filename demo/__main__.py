@@ -14,7 +14,6 @@ import laptop
 from install import install, uninstall
 from road import Road, RoadBlocked
 from target import CommandFailed, Target, named_target, own_target
-
 from trimtab_cluster import binaries, checks, lifecycle
 from trimtab_cluster.errors import ClusterError
 from trimtab_cluster.places import Cluster

@@ -68,7 +68,7 @@ class Caller:
         return str(json.loads(content)["model_version"])
 
     def _grpc(self, channel: grpc.Channel) -> str:
-        stub = oip_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub = oip_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         return str(stub.ModelInfer(self._message, timeout=_TIMEOUT).model_version)
 
     def _open_channel(self) -> grpc.Channel:
@@ -89,6 +89,12 @@ def ask_on(way: str, ask: Callable[[], str], pause: float, stopped: threading.Ev
         stopped.wait(pause)
 
 
+def stop_at_the_end_of_input(stopped: threading.Event) -> None:
+    """Stop when whoever started this process closes its standard input, or is gone."""
+    sys.stdin.read()
+    stopped.set()
+
+
 def main() -> None:
     """Ask in every way named, each in a thread of its own."""
     service, model, name, width, seconds, pause, *ways = sys.argv[1:]
@@ -96,7 +102,7 @@ def main() -> None:
     for way in ways:
         ask = getattr(caller, way.replace("-", "_"))
         threading.Thread(target=ask_on, args=(way, ask, float(pause), stopped), daemon=True).start()
-    threading.Thread(target=lambda: (sys.stdin.read(), stopped.set()), daemon=True).start()
+    threading.Thread(target=stop_at_the_end_of_input, args=(stopped,), daemon=True).start()
     stopped.wait(float(seconds))
     stopped.set()
     time.sleep(0.5)  # what was asked is answered

@@ -4,6 +4,7 @@ import json
 import subprocess
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,6 @@ from target import CommandFailed, Target
 
 WAYS: Final = ("rest-new", "rest-kept", "grpc-new", "grpc-kept")
 
-_POD: Final = "callers"
 _PYTHON: Final = "/opt/trimtab/venv/bin/python"
 _LONGEST_SECONDS: Final = 1200
 _SCRIPT: Final = (Path(__file__).parent / "caller.py").read_text()
@@ -53,6 +53,7 @@ class Callers:
         self._base = [*target.kubectl_command(), "-n", namespace]
         self._namespace = namespace
         self._service = service
+        self._pod = f"callers-{uuid.uuid4().hex[:6]}"
         self._command = [service, service, "pixels", "64", str(_LONGEST_SECONDS), str(pause), *ways]
         self._process: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._read)
@@ -62,8 +63,12 @@ class Callers:
         operator = self._target.read("-n", self._namespace, "deploy", "trimtab-operator")
         environment = operator["spec"]["template"]["spec"]["containers"][0]["env"]
         image = next(item["value"] for item in environment if item["name"] == "TRIMTAB_RUNTIME_IMAGE")
-        self._target.kubectl("-n", self._namespace, "apply", "-f", "-", given=json.dumps(_pod(image)))
-        self._target.kubectl("-n", self._namespace, "wait", "--for=condition=Ready", f"pod/{_POD}", "--timeout=90s")
+        self._target.kubectl(
+            "-n", self._namespace, "apply", "-f", "-", given=json.dumps(_pod_manifest(self._pod, image))
+        )
+        self._target.kubectl(
+            "-n", self._namespace, "wait", "--for=condition=Ready", f"pod/{self._pod}", "--timeout=90s"
+        )
         return self
 
     def __exit__(
@@ -73,16 +78,18 @@ class Callers:
             self._process.stdin.close()
         if self._thread.is_alive():
             self._thread.join(30)
-        self._target.kubectl("-n", self._namespace, "delete", "pod", _POD, "--grace-period=1", "--wait=false")
+        self._target.kubectl("-n", self._namespace, "delete", "pod", self._pod, "--grace-period=1", "--wait=false")
 
     def ask(self) -> str:
         """Ask /predict once, as a person would."""
         url, body = f"http://{self._service}:8080/predict", json.dumps({"instances": [[0.5] * 64]})
-        return self._target.kubectl("-n", self._namespace, "exec", _POD, "--", _PYTHON, "-c", _ONCE, url, body).strip()
+        return self._target.kubectl(
+            "-n", self._namespace, "exec", self._pod, "--", _PYTHON, "-c", _ONCE, url, body
+        ).strip()
 
     def start(self) -> None:
         """Go on asking in the background until the end of the block."""
-        command = [*self._base, "exec", "-i", _POD, "--", _PYTHON, "-c", _SCRIPT, *self._command]
+        command = [*self._base, "exec", "-i", self._pod, "--", _PYTHON, "-c", _SCRIPT, *self._command]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._thread.start()
         self.wait_for(1)
@@ -122,7 +129,7 @@ class Callers:
             )
 
 
-def _pod(image: str) -> dict[str, Any]:
+def _pod_manifest(name: str, image: str) -> dict[str, Any]:
     """Return a pod that waits to be used, with an image that the node has anyway."""
     security = {
         "allowPrivilegeEscalation": False,
@@ -134,4 +141,4 @@ def _pod(image: str) -> dict[str, Any]:
     wait = [_PYTHON, "-c", f"import time; time.sleep({_LONGEST_SECONDS})"]
     container = {"name": "callers", "image": image, "command": wait, "securityContext": security}
     spec = {"automountServiceAccountToken": False, "containers": [container], "restartPolicy": "Never"}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": _POD}, "spec": spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}

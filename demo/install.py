@@ -14,12 +14,15 @@ NAME_IN_EXAMPLES = "registry.local:5000"  # what the examples call the registry
 _OPERATOR_TIMEOUT = "180s"
 
 
-def install(target: Target, namespace: str) -> None:
-    """Install everything into a namespace under the restricted Pod Security profile. Raises CommandFailed."""
+def install(target: Target, namespace: str, insecure: tuple[str, ...] = ()) -> None:
+    """Install everything into a namespace under the restricted Pod Security profile. Raises CommandFailed.
+
+    `insecure` names registries, as host:port, that the operator is to reach over plain HTTP besides the target's own.
+    """
     images = target.deliver_images()
     push_example(target, "digits")
     create_namespace(target, namespace)
-    install_chart(target, namespace, dict(images))
+    install_chart(target, namespace, dict(images), insecure)
 
 
 def uninstall(target: Target, namespace: str) -> None:
@@ -31,10 +34,16 @@ def uninstall(target: Target, namespace: str) -> None:
 def push_example(target: Target, name: str) -> None:
     """Train an example where that was not done yet, and push its model and data."""
     build = trained(name)
-    insecure = ["--insecure", target.registry.address.partition("/")[0]] if target.registry.insecure else []
     for folder, place in packages_of(name).items():
-        push = [sys.executable, "-m", "trimtab_cli", "push", *insecure]
-        _run([*push, str(build / folder), f"oci://{target.registry.address}/{place}"])
+        push(target, build / folder, place)
+
+
+def push(target: Target, folder: Path, place: str) -> str:
+    """Push a model or data folder with `trimtab push`, and return its URI as the cluster names it."""
+    insecure = ["--insecure", target.registry.address.partition("/")[0]] if target.registry.insecure else []
+    command = [sys.executable, "-m", "trimtab_cli", "push", *insecure, str(folder)]
+    _run([*command, f"oci://{target.registry.address}/{place}"])
+    return f"oci://{target.registry.known_as}/{place}"
 
 
 def packages_of(example: str) -> dict[str, str]:
@@ -67,13 +76,13 @@ def create_namespace(target: Target, namespace: str) -> None:
     target.kubectl("apply", "-f", "-", given=json.dumps(manifest))
 
 
-def install_chart(target: Target, namespace: str, images: dict[str, str]) -> None:
+def install_chart(target: Target, namespace: str, images: dict[str, str], insecure: tuple[str, ...]) -> None:
     """Install the chart, and wait until the operator is up."""
-    host = target.registry.known_as.partition("/")[0]
+    own = (target.registry.known_as.partition("/")[0],) if target.registry.insecure else ()
     values = {
         "images": {key: images[f"trimtab-{key}"] for key in ("operator", "runtime", "optimizer")},
         "artifacts": {"repository": f"{target.registry.known_as}/trimtab/artifacts-{namespace}"},
-        "insecureRegistries": [host] if target.registry.insecure else [],
+        "insecureRegistries": [*own, *insecure],
     }
     print("helm install", flush=True)
     # Helm installs CRDs once and never upgrades them.

@@ -32,11 +32,12 @@ class Walked:
 
 
 class Road:
-    """One walk through the digits example in one namespace, where the chart is installed."""
+    """The way of one ModelDeployment in one namespace, where the chart is installed; `walk` is that of the example."""
 
-    def __init__(self, target: Target, namespace: str) -> None:
+    def __init__(self, target: Target, namespace: str, name: str = "digits") -> None:
         self._target = target
         self._namespace = namespace
+        self._name = name
         self._started = time.monotonic()
 
     def walk(self) -> Walked:
@@ -72,7 +73,7 @@ class Road:
         return self.apply_manifest(manifest_of(self._target, EXAMPLES / "digits" / file), phase)
 
     def apply_manifest(self, manifest: str, phase: str) -> str:
-        """Apply a ModelDeployment named digits and follow it likewise."""
+        """Apply the ModelDeployment and follow it likewise."""
         applied = self._target.kubectl("-n", self._namespace, "apply", "-o", "json", "-f", "-", given=manifest)
         generation = json.loads(applied)["metadata"]["generation"]
 
@@ -101,7 +102,7 @@ class Road:
 
     def status(self) -> dict[str, Any]:
         """Return the status of the ModelDeployment."""
-        found: dict[str, Any] = self._target.read("-n", self._namespace, "mdeploy", "digits").get("status", {})
+        found: dict[str, Any] = self._target.read("-n", self._namespace, "mdeploy", self._name).get("status", {})
         return found
 
     def jobs(self) -> set[str]:

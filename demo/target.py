@@ -75,8 +75,8 @@ def named_target(environment: Mapping[str, str]) -> Target | None:
     Raises:
         ClusterError: half of what is needed is named, or a context that the kubeconfig does not have.
     """
-    context, address = environment.get(_CONTEXT), environment.get(_REGISTRY)
-    if not context:
+    named, address = named_context(environment), environment.get(_REGISTRY)
+    if named is None:
         return None
     if not address:
         raise ClusterError(
@@ -84,18 +84,27 @@ def named_target(environment: Mapping[str, str]) -> Target | None:
             f"set {_REGISTRY} to a registry that you may push to and the cluster pulls from, as host[:port][/path]",
         )
     registry = Registry(address, environment.get(_KNOWN_AS) or address, bool(environment.get(_INSECURE)))
-    return Target(_kubeconfig(environment, context), context, registry, images=_images(environment.get(_IMAGES)))
+    return Target(*named, registry, images=_images(environment.get(_IMAGES)))
 
 
-def _kubeconfig(environment: Mapping[str, str], context: str) -> Path:
-    named = environment.get(_KUBECONFIG) or environment.get("KUBECONFIG") or str(Path.home() / ".kube/config")
-    path = Path(named)
+def named_context(environment: Mapping[str, str]) -> tuple[Path, str] | None:
+    """Return the kubeconfig and the context in it that the environment names, or None.
+
+    Raises:
+        ClusterError: a kubeconfig is named without a context, or a context that it does not have.
+    """
+    named, context = environment.get(_KUBECONFIG), environment.get(_CONTEXT)
+    if not context and not named:
+        return None
+    if not context:
+        raise ClusterError(f"{_KUBECONFIG} is set without a context", f"set {_CONTEXT} to the one that may be used")
+    path = Path(named or environment.get("KUBECONFIG") or Path.home() / ".kube/config")
     if not path.is_file():
-        raise ClusterError(f"{named} is no file", f"set {_KUBECONFIG} to the kubeconfig that has the context {context}")
+        raise ClusterError(f"{path} is no file", f"set {_KUBECONFIG} to the kubeconfig that has the context {context}")
     known = [str(item["name"]) for item in yaml.safe_load(path.read_text()).get("contexts") or []]
     if context not in known:
         raise ClusterError(f"{path} has no context {context!r}", f"name one of: {', '.join(known) or 'it has none'}")
-    return path
+    return path, context
 
 
 def _images(text: str | None) -> Mapping[str, str] | None:

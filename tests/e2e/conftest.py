@@ -1,18 +1,21 @@
-"""One real node for all end-to-end tests, with the images in its registry."""
+"""One cluster for all end-to-end tests: a node of our own with the images in its registry, or one that was named."""
 
 import hashlib
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from trimtab_cluster import checks
-from trimtab_cluster.places import REPOSITORY, Cluster
+from install import install, uninstall
+from target import Target, named_target, own_target
+from trimtab_cluster import binaries, checks, lifecycle
+from trimtab_cluster.places import Cluster
 from trimtab_cluster.state import Shape
-from trimtab_testing.clusters import run
+from trimtab_testing.clusters import remove_leftovers
+from trimtab_testing.operators import Operator
+
+_NODE = Shape(node=True, controllers=True, audit=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,33 +26,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def road_cluster() -> Iterator[Cluster]:
-    """Return a cluster whose environment is set for kubectl, helm and the registry."""
-    if lacking := checks.failing(Shape(node=True, controllers=True, audit=True)):
+def target() -> Iterator[Target]:
+    """Give the cluster."""
+    if named := named_target(os.environ):
+        yield named
+        return
+    if lacking := checks.failing(_NODE):
         pytest.skip(f"this machine lacks {', '.join(check.what for check in lacking)}")
+    remove_leftovers("road")
     cluster = Cluster(f"road-{os.getpid()}")
-    run("build", "helm")
-    run("up", "--name", cluster.name, "--audit")
-    path = os.environ["PATH"]
-    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
-    os.environ["PATH"] = f"{cluster.bin}:{path}"
-    os.environ["TRIMTAB_REGISTRY"] = registry_of(cluster)
-    yield cluster
-    os.environ["PATH"] = path
-    run("down", "--name", cluster.name)
+    try:
+        binaries.ready(["helm"])
+        lifecycle.up(cluster, _NODE)
+        yield own_target(cluster)
+    finally:
+        lifecycle.down(cluster)
 
 
-def registry_of(cluster: Cluster) -> str:
-    """Return the address of the cluster's registry as the command prints it."""
-    printed = run("env", "--name", cluster.name)
-    line = next(line for line in printed.splitlines() if "TRIMTAB_REGISTRY=" in line)
-    return line.partition("TRIMTAB_REGISTRY=")[2].strip("'\"")
+@pytest.fixture(scope="module")
+def namespace(target: Target, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Install operator and example into a namespace of the module's own, and give its name."""
+    name = f"road-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
+    install(target, name)
+    yield name
+    if target.own is None:  # a cluster of our own goes as a whole
+        uninstall(target, name)
 
 
-@pytest.fixture
-def install(road_cluster: Cluster, request: pytest.FixtureRequest) -> str:
-    """Install operator and example into a namespace of the test's own, and return its name."""
-    namespace = f"road-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
-    command = [sys.executable, str(REPOSITORY / "demo/install.py"), "--name", road_cluster.name]
-    subprocess.run([*command, "--namespace", namespace], check=True)
-    return namespace
+@pytest.fixture(scope="module")
+def operator(target: Target, namespace: str) -> Operator:
+    return Operator(target, namespace)

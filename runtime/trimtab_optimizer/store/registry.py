@@ -180,7 +180,8 @@ def _check(answer: requests.Response, reference: Reference) -> None:
     said = f"{answer.status_code} {answer.reason}"
     if answer.status_code in _DENIED:
         raise Unauthorized(
-            f"{where} refused access ({said}); give a Secret of type kubernetes.io/dockerconfigjson with access to it"
+            f"{where} refused access ({said}); name a Secret of type kubernetes.io/dockerconfigjson with access to it, "
+            "for models and data in spec.model.secretRef, for artifacts in artifacts.secretName of the chart"
         )
     if answer.status_code == _TOO_MANY or answer.status_code >= _SERVER_ERROR:
         raise RegistryUnavailable(f"{where} failed ({said}); check the registry")

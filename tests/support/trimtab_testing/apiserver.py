@@ -2,7 +2,7 @@
 
 The server is made by trimtab_cluster under a name of its own, so sessions side by side do not meet, and what a killed
 session left is removed by the next one. No test ever talks to a cluster that happens to be configured on the machine:
-the only other server that is taken is one that TRIMTAB_TEST_KUBECONFIG and TRIMTAB_TEST_CONTEXT name together.
+the only other server that is taken is one whose context TRIMTAB_CONTEXT names.
 
 A folder of tests gets the fixtures by importing them in its conftest.py:
 
@@ -11,7 +11,6 @@ A folder of tests gets the fixtures by importing them in its conftest.py:
 
 import json
 import os
-import re
 import subprocess
 import time
 import uuid
@@ -24,22 +23,18 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from target import named_context
 from trimtab_api.group import API_VERSION, MODEL_DEPLOYMENT
-from trimtab_cluster import lifecycle, state
+from trimtab_cluster import lifecycle
 from trimtab_cluster.places import Cluster
 from trimtab_cluster.state import Shape
 from trimtab_cluster.toolchain import find_kubectl
+from trimtab_testing.clusters import remove_leftovers
 
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 CRDS: Final = REPOSITORY / "crds"
 
-_KUBECONFIG, _CONTEXT = "TRIMTAB_TEST_KUBECONFIG", "TRIMTAB_TEST_CONTEXT"
-_OWN_NAME = re.compile(r"test-(\d+)")
 _PUBLISHED_WITHIN_SECONDS = 30.0
-
-
-class UnsafeCluster(Exception):
-    """A cluster that was not made for tests and not named as one; the message says how to name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,34 +139,16 @@ def new_namespace(server: ApiServer) -> Iterator[Namespace]:
 @contextmanager
 def named_or_own(environment: Mapping[str, str], cache: Path) -> Iterator[ApiServer]:
     """Give the server that the environment names, else one that is made now and removed afterwards."""
-    named = named_server(environment, cache)
-    if named:
-        yield named
+    if named := named_context(environment):
+        yield ApiServer(*named, find_kubectl(), cache)
         return
-    _remove_leftovers()
+    remove_leftovers("test")
     cluster = Cluster(f"test-{os.getpid()}")
     try:
         lifecycle.up(cluster, Shape(node=False, controllers=False, audit=False))
         yield ApiServer(cluster.kubeconfig, _current_context(cluster.kubeconfig), find_kubectl(), cache)
     finally:
         lifecycle.down(cluster)
-
-
-def named_server(environment: Mapping[str, str], cache: Path) -> ApiServer | None:
-    """Return the server that a person named for tests, or None.
-
-    Raises:
-        UnsafeCluster: half a name, or one that leads nowhere. KUBECONFIG and ~/.kube/config are never looked at.
-    """
-    path, context = environment.get(_KUBECONFIG, ""), environment.get(_CONTEXT, "")
-    if not path and not context:
-        return None
-    if not (path and context):
-        raise UnsafeCluster(f"set both {_KUBECONFIG} and {_CONTEXT}, or neither: tests make and delete objects there")
-    known = _contexts(Path(path))
-    if context not in known:
-        raise UnsafeCluster(f"{path} has no context {context!r}, only {', '.join(known) or 'none'}")
-    return ApiServer(Path(path), context, find_kubectl(), cache)
 
 
 def install_crds(server: ApiServer) -> None:
@@ -182,20 +159,6 @@ def install_crds(server: ApiServer) -> None:
     # Nothing tells when the OpenAPI document is out, so it is asked for; each question takes kubectl a moment.
     while any(server.kubectl("explain", kind).code for kind in ("modeldeployments", "modelrevisions")):
         assert time.monotonic() < deadline, "the API server does not publish the schema of the CRDs"
-
-
-def _remove_leftovers() -> None:
-    """Remove the servers of sessions that were killed."""
-    for cluster in state.all_clusters():
-        found = _OWN_NAME.fullmatch(cluster.name)
-        if found and not Path(f"/proc/{found[1]}").exists():
-            lifecycle.down(cluster)
-
-
-def _contexts(kubeconfig: Path) -> list[str]:
-    if not kubeconfig.is_file():
-        raise UnsafeCluster(f"{_KUBECONFIG} names {kubeconfig}, which is no file")
-    return [str(item["name"]) for item in yaml.safe_load(kubeconfig.read_text()).get("contexts") or []]
 
 
 def _current_context(kubeconfig: Path) -> str:

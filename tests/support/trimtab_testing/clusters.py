@@ -4,10 +4,12 @@ The latter comes from the kernel and the disk and not from the cluster's own rec
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from trimtab_cluster import lifecycle, state
 from trimtab_cluster.network import link_names
 from trimtab_cluster.places import REPOSITORY, Cluster
 
@@ -21,6 +23,14 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def remove_leftovers(prefix: str) -> None:
+    """Remove the clusters `PREFIX-PID` of sessions that were killed."""
+    for cluster in state.all_clusters():
+        found = re.fullmatch(rf"{prefix}-(\d+)", cluster.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            lifecycle.down(cluster)
 
 
 def run(*arguments: str) -> str:

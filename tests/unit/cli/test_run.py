@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import laptop as demo_laptop
 import pytest
+
+import laptop as demo_laptop
 from laptop import Laptop
 
 
