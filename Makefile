@@ -7,7 +7,7 @@ CLUSTER := PYTHONPATH=cluster $(PYTHON) -m trimtab_cluster
 WHEELS := $(firstword $(wildcard $(PIP_FIND_LINKS)/*.whl ../shared/wheels/*.whl))
 export UV_FIND_LINKS ?= $(if $(WHEELS),$(dir $(WHEELS)))
 
-.PHONY: help demo demo-down test check fmt install cluster-up cluster-down images crds lock
+.PHONY: help demo demo-down test bench check fmt install cluster-up cluster-down images crds lock
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,9 @@ demo-down: install ## Remove the demo
 
 test: install ## All tests: unit, API server, a real node (the last two need root on Linux)
 	@$(BIN)/pytest
+
+bench: install ## Measure on a real node, and write docs/benchmarks.md (20 minutes; ONLY="rollback ..." for some)
+	@PYTHONPATH=cluster:demo:tests/support $(BIN)/python tests/bench $(ONLY)
 
 check: install ## Format, lint, types, import rules (no cluster needed)
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -4,8 +4,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from target import Target
 
 _SELECTOR = "app.kubernetes.io/name=trimtab-operator"
 _PROGRAM = b"trimtab_operator"
+_LEADING_SECONDS = 90
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
@@ -23,22 +25,26 @@ class Operator:
     target: Target
     namespace: str
 
-    def kill(self) -> None:
-        """End the operator's process with SIGKILL and remove its pod; a new one comes at once.
+    def wait_until_leading(self) -> Callable[[], None]:
+        """Wait until a living operator holds the Lease, and return what kills it.
 
-        Without the removal the kubelet would wait longer before each restart. On a cluster that somebody named the
-        process cannot be reached, and the removal without grace alone has to do.
+        To kill is to end the process with SIGKILL and to remove its pod, as the kubelet would wait longer before each
+        restart. On a cluster that somebody named the process cannot be reached, and removal without grace has to do.
         """
-        pods = self.pods()
-        for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
-        for pod in pods:
-            name = pod["metadata"]["name"]
-            self._kubectl("delete", "pod", name, "--grace-period=0", "--force", "--ignore-not-found")
+        deadline = time.monotonic() + _LEADING_SECONDS
+        while time.monotonic() < deadline:
+            names = [pod["metadata"]["name"] for pod in self.pods() if "deletionTimestamp" not in pod["metadata"]]
+            lease = self.target.read("-n", self.namespace, "lease", "trimtab-operator")
+            if lease["spec"].get("holderIdentity") in names:
+                return partial(self._kill, names, self.pids())
+            time.sleep(0.5)
+        raise AssertionError(f"no operator leads after {_LEADING_SECONDS} s")
 
-    def wait_until_up(self) -> None:
-        """Wait until an operator is ready."""
-        self._kubectl("rollout", "status", "deploy/trimtab-operator", "--timeout=90s")
+    def _kill(self, names: list[str], pids: list[int]) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for name in names:
+            self._kubectl("delete", "pod", name, "--grace-period=0", "--force", "--ignore-not-found")
 
     def pods(self) -> list[dict[str, Any]]:
         """Return the operator's pods."""
@@ -71,11 +77,13 @@ class Operator:
         """Wait, and return what the operator wrote meanwhile beside its Lease."""
         start = self.audit_offset()
         time.sleep(seconds)
-        return [
-            f"{entry['verb']} {entry['requestURI']}"
-            for entry in self.requests(start)
-            if entry["verb"] in _WRITES and "/leases/" not in entry["requestURI"]
-        ]
+        return list(self.writes(start))
+
+    def writes(self, since: int) -> Iterator[str]:
+        """Yield what the operator wrote beside its Lease, from an offset of the audit log on."""
+        for entry in self.requests(since):
+            if entry["verb"] in _WRITES and "/leases/" not in entry["requestURI"]:
+                yield f"{entry['verb']} {entry['requestURI']}"
 
     def _kubectl(self, *arguments: str) -> str:
         return self.target.kubectl("-n", self.namespace, *arguments)
