@@ -65,10 +65,11 @@ def measure(model: Model, data: Dataset | None, allow_pickle: bool, seed: int) -
 
 
 def compare(source: Figures, result: Figures) -> tuple[MeasuredMetric, ...]:
-    """Return the four metrics of a result beside those of its source."""
+    """Return the four metrics of a result beside those of its source, which agrees with itself by 1."""
+    agreement = _round(_agreement(source, result))
     return (
         MeasuredMetric(name=METRIC_ACCURACY, value=_round(result.accuracy), source=_round(source.accuracy)),
-        MeasuredMetric(name=METRIC_AGREEMENT, value=_round(_agreement(source, result))),
+        MeasuredMetric(name=METRIC_AGREEMENT, value=agreement, source=None if agreement is None else 1.0),
         MeasuredMetric(
             name=METRIC_LATENCY_P95, value=_round(result.latency_p95_ms), source=_round(source.latency_p95_ms)
         ),

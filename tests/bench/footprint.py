@@ -26,7 +26,7 @@ def measure(bench: Installation) -> Table:
         str(entry["verb"]) for entry in bench.operator.requests(start) if "/leases/" not in entry["requestURI"]
     )
     after, most = _memory(bench), _memory(bench, "VmHWM")
-    how = f"One rollout of version 2 by the steps of the example, {seconds:.0f} s with its Job; calls without the Lease's."
+    how = f"One rollout of version 2 by the steps of the example, {seconds:.0f} s with its Job; no calls for the Lease."
     rows = [
         ("resident memory before and after", f"{before} and {after} MiB"),
         ("most resident memory", f"{most} MiB"),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import laptop as demo_laptop
+import show
 from laptop import Laptop
+from trimtab_cluster.places import Cluster
 
 
 @pytest.fixture
@@ -36,12 +37,15 @@ def test_a_file_that_is_no_model_deployment_is_told_and_left(laptop: Laptop) -> 
     assert laptop.ask()["predictions"]
 
 
-def test_the_demo_walks_the_whole_road_on_a_machine_that_cannot_run_a_node(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_where_no_node_can_run_the_demo_says_what_is_missing_and_walks_the_road_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    demo_laptop.walk(tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+
+    show.show(Cluster("never"), "trimtab-demo")
 
     shown = capsys.readouterr().out
+    assert "lacks:\n  root\n    mend: call it with sudo, or use a cluster of your own" in shown
     assert "analysis: " in shown
     assert "is held back: accuracy is" in shown
     assert "version 1 serves again" in shown
