@@ -75,8 +75,11 @@ class Installation:
         return str(status["stableRevision"])
 
     def forget(self, name: str = "digits") -> None:
-        """Delete a ModelDeployment with everything it owns; artifacts stay in the registry."""
-        self.kubectl("delete", "mdeploy", name, "--ignore-not-found", "--cascade=foreground", "--timeout=120s")
+        """Delete a ModelDeployment and wait until all it owned is gone; artifacts stay in the registry."""
+        self.kubectl("delete", "mdeploy", name, "--ignore-not-found")
+        owned = ("-l", f"trimtab.dev/deployment={name}", "--timeout=120s")
+        for kind in ("mrev", "job", "deployment", "service", "pod"):
+            self.kubectl("wait", "--for=delete", kind, *owned)
 
 
 @contextmanager

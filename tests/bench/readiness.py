@@ -50,7 +50,8 @@ def _bare(bench: Installation, template: dict[str, Any]) -> float:
     spec = {"replicas": 1, "selector": {"matchLabels": {"app": "bare"}}, "template": template}
     manifest = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "bare"}, "spec": spec}
     seconds = _start(bench, manifest, "deployment/bare", "Available")
-    bench.kubectl("delete", "deployment", "bare", "--cascade=foreground", "--timeout=120s")
+    bench.kubectl("delete", "deployment", "bare")
+    bench.kubectl("wait", "--for=delete", "pod", "-l", "app=bare", "--timeout=120s")
     return seconds
 
 

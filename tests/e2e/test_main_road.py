@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from callers import Callers
 from road import Road
 from target import Target
 from trimtab_testing.operators import Operator
@@ -21,6 +22,20 @@ def test_the_whole_road_loses_no_request_and_comes_back_without_a_job(target: Ta
     assert walked.last == walked.first != walked.second
     assert walked.rejected not in (walked.first, walked.second, "")
     assert walked.jobs_of_rollback == 0
+
+
+def test_a_deployment_deleted_and_applied_again_at_once_is_not_taken_away_by_what_is_left_of_the_former(
+    target: Target, namespace: str
+) -> None:
+    road = Road(target, namespace)
+    target.kubectl("-n", namespace, "delete", "mdeploy", "digits", "--wait=false")
+    revision = road.apply("v1.yaml", "Healthy")
+
+    with Callers(target, namespace, pause=0.05) as callers:
+        callers.start()
+        callers.wait_for(400)
+    assert callers.failures == []
+    assert set(callers.by_revision) == {revision}
 
 
 def test_a_quiet_operator_writes_nothing_but_its_lease(target: Target, operator: Operator) -> None:

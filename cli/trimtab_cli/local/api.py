@@ -73,6 +73,10 @@ class LocalApi:
         """Store an object that no client applied, such as a pod."""
         self._put(_address(manifest), manifest)
 
+    def remove(self, address: Address) -> None:
+        """Drop an object and leave what it owns, as a server does until its garbage is collected."""
+        self._objects.pop(address, None)
+
     def _find(self, address: Address) -> Manifest:
         if address not in self._objects:
             raise NotFound(" ".join(address))

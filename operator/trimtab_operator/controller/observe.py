@@ -65,6 +65,7 @@ def _read(parent: Manifest, owned: dict[str, list[Manifest]], settings: Settings
         traffic=views.traffic_of(main) if main else None,
         jobs=tuple(item for item in jobs if item),
         pods=tuple(views.pod_of(item) for item in owned["Pod"]),
+        leftovers=views.leftovers_of(parent, owned),
     )
 
 

@@ -1,7 +1,7 @@
 """From the API server's objects to the facts of core/observed.py. An object that was tampered with is no crash."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trimtab_api.errors import InvalidSpec
@@ -32,6 +32,29 @@ def parent_of(item: Manifest) -> Parent:
         spec=item.get("spec") or {},
         status=item.get("status") or {},
     )
+
+
+def leftovers_of(parent: Manifest, owned: Mapping[str, Sequence[Manifest]]) -> tuple[str, ...]:
+    """Return what belongs to an earlier ModelDeployment of the same name, or to an earlier revision of the same name.
+
+    The owner is told by uid: an object that was deleted and made again has another one. What nobody owns, as after a
+    deletion with --cascade=orphan, is taken over.
+    """
+    uids = {("ModelDeployment", parent["metadata"]["name"]): parent["metadata"]["uid"]}
+    for item in owned["ModelRevision"]:
+        uids["ModelRevision", item["metadata"]["name"]] = item["metadata"]["uid"]
+    found = []
+    for kind, items in owned.items():
+        for item in items:
+            owner = _controller(item)
+            if owner and uids.get((str(owner.get("kind")), owner.get("name")), owner.get("uid")) != owner.get("uid"):
+                found.append(f"{kind}/{item['metadata']['name']}")
+    return tuple(sorted(found))
+
+
+def _controller(item: Manifest) -> Mapping[str, Any] | None:
+    owners = item["metadata"].get("ownerReferences") or ()
+    return next((owner for owner in owners if owner.get("controller")), None)
 
 
 def revision_of(item: Manifest) -> Revision | None:

@@ -18,11 +18,13 @@ from trimtab_operator.core.observed import Manifest, Observed, Revision
 from trimtab_operator.core.optimization import Optimization, Stage
 from trimtab_operator.core.revisions import Wanted
 from trimtab_operator.core.rollout import Rollout, advance
-from trimtab_operator.core.status import Summary, summarize, summarize_invalid
+from trimtab_operator.core.status import Summary, summarize, summarize_invalid, summarize_leftovers
 from trimtab_operator.resources.model_revision import Marks, model_revision, new_model_revision
 from trimtab_operator.resources.optimize_job import optimize_job
 from trimtab_operator.resources.service import main_service, revision_service
 from trimtab_operator.resources.serving_deployment import serving_deployment, serving_template
+
+_LOOK_FOR_LEFTOVERS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ def decide(observed: Observed, now: datetime) -> Decision:
         spec = ModelDeploymentSpec.parse(observed.parent.spec)
     except InvalidSpec as error:
         return Decision(status=summarize_invalid(observed.parent, str(error), now))
+    if observed.leftovers:
+        # They have the names that ours will have, and the garbage collector takes them away under our hands.
+        status = summarize_leftovers(observed, now)
+        return Decision(status=status, requeue_after=_LOOK_FOR_LEFTOVERS_SECONDS)
     wanted = revisions.wanted_by(spec, observed.parent)
     stable = revisions.stable_name(observed)
     artifact = optimization.assess(observed, wanted)

@@ -122,6 +122,7 @@ class Observed:
     traffic: Traffic | None = None
     jobs: tuple[OptimizeJob, ...] = ()
     pods: tuple[Pod, ...] = ()
+    leftovers: tuple[str, ...] = ()  # `Kind/name` of what a ModelDeployment that had this name before still owns
     found: OptimizationResult | None = None  # an artifact of the target's plan that the registry already holds
     sample: Sample | None = None  # of the candidate, while it is analysed
 

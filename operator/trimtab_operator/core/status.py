@@ -82,6 +82,16 @@ def summarize_invalid(parent: Parent, message: str, now: datetime) -> Manifest:
     return {**parent.status, **fresh, "conditions": conditions}
 
 
+def summarize_leftovers(observed: Observed, now: datetime) -> Manifest:
+    """Return the status while something that belonged to an earlier object of the same name is not gone yet."""
+    parent, left = observed.parent, ", ".join(observed.leftovers)
+    message = f"waits until what a ModelDeployment {parent.name} owned before is gone: {left}"
+    ready = Condition("Ready", False, "LeftoversFound", message)
+    conditions = merge(parent.status.get("conditions", []), (ready,), parent.generation, now, keep=True)
+    fresh = {"observedGeneration": parent.generation, "phase": "Pending", "message": message}
+    return {**parent.status, **fresh, "conditions": conditions}
+
+
 def _ready(summary: Summary) -> Condition:
     stable = summary.rollout.stable
     if stable is None:

@@ -46,6 +46,7 @@ class Simulation:
     sample: Sample | None = None
     stored: dict[str, OptimizationResult] = field(default_factory=dict)
     history: list[tuple[str, ...]] = field(default_factory=list)
+    _garbage: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.api = LocalApi(lambda _: None, lambda: self.now)
@@ -63,6 +64,20 @@ class Simulation:
     def upgrade(self, **changes: Any) -> None:
         """Go on as an operator with other settings would."""
         self.context = replace(self.context, settings=replace(self.context.settings, **changes))
+
+    def delete(self) -> None:
+        """Delete the ModelDeployment; what it owns stays until the garbage is collected."""
+        self._garbage = {
+            (item["kind"], item["metadata"]["name"])
+            for kind in ("ModelRevision", "Job", "Deployment", "Service", "Pod")
+            for item in self.api.all(kind)
+        }
+        self.api.remove((MODEL_DEPLOYMENT, *_place()))
+
+    def collect_garbage(self) -> None:
+        """Delete what the ModelDeployment owned that was deleted."""
+        for kind, name in self._garbage:
+            self.api.remove((kind, KEY.namespace, name))
 
     def settle(self, looks: int = 40) -> None:
         """Reconcile and let Jobs and pods react until nothing changes any more."""

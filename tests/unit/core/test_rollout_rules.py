@@ -280,6 +280,19 @@ def test_history_keeps_only_what_the_limit_allows(world: Simulation) -> None:
     assert len(world.api.all("ModelRevision")) == 3
 
 
+def test_a_deployment_made_again_waits_until_what_the_former_one_owned_is_gone(world: Simulation) -> None:
+    world.delete()
+    world.apply(version(V1))
+    world.settle()
+    assert world.status["phase"] == "Pending"
+    assert f"ModelRevision/{A}" in world.condition("Ready")["message"]
+
+    world.collect_garbage()
+    world.wait(1)
+    assert world.status["phase"] == "Healthy"
+    assert world.pods(A) == 2
+
+
 def promote(world: Simulation, uri: str) -> None:
     world.apply(version(uri, strategy=HALF), promote=name_of(version(uri)))
     world.settle()
