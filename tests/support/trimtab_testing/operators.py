@@ -59,13 +59,14 @@ class Operator:
         return [pid for pid, text in _processes() if any(uid in text or uid.replace("-", "_") in text for uid in uids)]
 
     def requests(self, since: int) -> Iterator[dict[str, Any]]:
-        """Yield the operator's entries of the audit log from an offset on."""
+        """Yield the operator's requests from an offset of the audit log on; one is logged at its start and its end."""
         assert self.target.own is not None
         user = f"system:serviceaccount:{self.namespace}:trimtab-operator"
         with (self.target.own.log / "audit.log").open("rb") as lines:
             lines.seek(since)
             for line in lines:
-                if line.endswith(b"\n") and (entry := json.loads(line))["user"]["username"] == user:
+                entry = json.loads(line) if line.endswith(b"\n") else {}
+                if entry.get("stage") == "ResponseComplete" and entry["user"]["username"] == user:
                     yield entry
 
     def audit_offset(self) -> int:
