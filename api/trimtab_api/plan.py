@@ -11,7 +11,7 @@ from trimtab_api.contract import Contract, digest_of
 from trimtab_api.spec import Convert, ModelDeploymentSpec, ModelFormat, ModelSource, OptimizationPass
 
 # Raised when a pass gives other bytes for the same input: results made before are then not reused.
-OPTIMIZER_VERSION: Final = "1"
+OPTIMIZER_VERSION: Final = "2"
 
 
 class Plan(Contract):

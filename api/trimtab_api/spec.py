@@ -39,9 +39,13 @@ class Calibration(Contract):
 
 
 class Quantize(Contract):
+    """Without a mode: dynamic for int8, weights for every other type. Blocks are for weights only."""
+
     dtype: str = "int8"
-    mode: str = "dynamic"
+    mode: str | None = None
     calibration: Calibration | None = None
+    block_size: int | None = None
+    symmetric: bool | None = None
 
 
 class OptimizationPass(Contract):

@@ -64,6 +64,42 @@ def test_int8_is_smaller_and_within_one_point_of_accuracy(
     assert (metrics["latencyP95Ms"].value or 0) > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "drop", "ratio"),
+    [
+        pytest.param(Quantize(dtype="int8", mode="weights"), 0.005, 0.40, id="int8 weights"),
+        pytest.param(Quantize(dtype="int4"), 0.01, 0.30, id="int4"),
+        pytest.param(Quantize(dtype="int4", symmetric=True, block_size=16), 0.01, 0.30, id="int4 symmetric"),
+        pytest.param(Quantize(dtype="int4", block_size=128), 0.01, 0.30, id="int4 in large blocks"),
+        pytest.param(Quantize(dtype="int2", block_size=16), 0.10, 0.25, id="int2"),
+        pytest.param(Quantize(dtype="fp16"), 0.0, 0.56, id="fp16"),
+        pytest.param(Quantize(dtype="bf16"), 0.002, 0.56, id="bf16"),
+    ],
+)
+@pytest.mark.parametrize("example", ["digits", "attention"])
+def test_weights_in_fewer_bits_are_smaller_and_keep_the_accuracy_that_is_promised(
+    example: str,
+    options: Quantize,
+    drop: float,
+    ratio: float,
+    request: pytest.FixtureRequest,
+    work: Callable[..., Workplace],
+) -> None:
+    build = request.getfixturevalue(f"{example}_build")
+    source = load_package(build / "model")
+    test = load_data(build / "data-test", source.package, need_labels=True)
+    converted = _converted(build / "model", work("onnx"))
+
+    outcome = quantize(OptimizationPass(quantize=options), converted, work("fewer"))
+
+    metrics = {
+        item.name: item for item in compare(measure(source, test, False, 0), measure(outcome.model, test, False, 0))
+    }
+    assert (metrics["accuracy"].value or 0) >= (metrics["accuracy"].source or 1) - drop
+    assert outcome.model.size_bytes() <= ratio * converted.size_bytes()
+    assert outcome.notes["gain"] == ("storage" if options.dtype in ("fp16", "bf16") else "speed")
+
+
 @pytest.mark.parametrize("item", [STATIC, DYNAMIC], ids=["static", "dynamic"])
 def test_the_same_model_is_quantized_to_the_same_bytes(
     digits_build: Path, work: Callable[..., Workplace], item: OptimizationPass
@@ -88,15 +124,15 @@ def test_a_model_quantized_already_is_a_failed_pass(digits_build: Path, work: Ca
 def graph(tmp_path: Path) -> Callable[..., Model]:
     """Write an ONNX model of one node."""
 
-    def write(node: Any, weights: list[Any]) -> Model:
+    def write(node: Any, weights: list[Any], outputs: int = 4) -> Model:
         value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
-        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", outputs])
         made = helper.make_graph([node], "g", [value], [out], weights)
         model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
         folder = tmp_path / "graph"
         folder.mkdir()
         (folder / "model.onnx").write_bytes(model.SerializeToString())
-        tensors = {"inputs": [{"name": "x", "shape": [-1, 4]}], "outputs": [{"name": "y", "shape": [-1, 4]}]}
+        tensors = {"inputs": [{"name": "x", "shape": [-1, 4]}], "outputs": [{"name": "y", "shape": [-1, outputs]}]}
         (folder / "model.yaml").write_text(yaml.safe_dump({"name": "g", "format": "onnx", **tensors}))
         return load_package(folder)
 
@@ -108,13 +144,13 @@ def test_a_graph_without_anything_to_quantize_is_a_failed_pass(
 ) -> None:
     model = graph(helper.make_node("Relu", ["x"], ["y"]), [])
 
-    with pytest.raises(PassFailed, match="changed nothing: no operator it knows; dynamic quantization covers MatMul"):
+    with pytest.raises(PassFailed, match="changed nothing: it covers MatMul and Gemm with constant weights"):
         quantize(DYNAMIC, model, work("int8"))
 
 
 def test_a_graph_that_would_grow_is_a_failed_pass(graph: Callable[..., Model], work: Callable[..., Workplace]) -> None:
-    weights = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], [0.1 * n for n in range(16)])
-    model = graph(helper.make_node("MatMul", ["x", "w"], ["y"]), [weights])
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [4, 16], [0.1 * n for n in range(64)])
+    model = graph(helper.make_node("MatMul", ["x", "w"], ["y"]), [weights], outputs=16)
 
     with pytest.raises(PassFailed, match=r"gained nothing: \d+ bytes before, \d+ after"):
         quantize(DYNAMIC, model, work("int8"))
@@ -123,8 +159,9 @@ def test_a_graph_that_would_grow_is_a_failed_pass(graph: Callable[..., Model], w
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (Quantize(dtype="int3"), "cannot make `int3`; use dtype: int8"),
-        (Quantize(mode="magic"), "no mode `magic`; use dynamic or static"),
+        (Quantize(dtype="int3"), "cannot make `int3`; use one of int2, int4, int8, fp16, bf16"),
+        (Quantize(mode="magic"), "no mode `magic`; use one of dynamic, static, weights"),
+        (Quantize(dtype="int4", mode="dynamic"), "only int8 has the mode dynamic; leave mode out for int4"),
         (Quantize(mode="static"), "mode static needs data; add calibration"),
     ],
 )

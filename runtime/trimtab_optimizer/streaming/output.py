@@ -1,0 +1,80 @@
+"""Where new tensors go: each has its place in one file before anything is computed, so pieces come in any order."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+_ALIGNMENT: Final = 4096  # of each tensor, so that a server can map it
+_LARGEST_INLINE: Final = 16 << 20  # what is smaller goes into the graph itself, as one file
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor to be written: its ONNX type, shape, and where its bytes begin."""
+
+    name: str
+    data_type: int
+    dims: tuple[int, ...]
+    offset: int
+    length: int
+
+
+@dataclass
+class Output:
+    """The file of new tensors beside a graph. A context: leaving it waits until all is on the disk."""
+
+    path: Path
+    _places: list[Place] = field(default_factory=list)
+    _end: int = 0
+    _descriptor: int = -1
+
+    def __enter__(self) -> "Output":
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+    def reserve(self, name: str, data_type: int, dims: tuple[int, ...], length: int) -> Place:
+        """Return the place of a new tensor."""
+        start = -(-self._end // _ALIGNMENT) * _ALIGNMENT
+        place = Place(name, data_type, dims, start, length)
+        self._places.append(place)
+        self._end = start + length
+        return place
+
+    def write(self, place: Place, position: int, values: NDArray[Any] | bytes) -> None:
+        """Write a piece at a position within its tensor. Threads may do so side by side."""
+        view = memoryview(values) if isinstance(values, bytes) else np.ascontiguousarray(values).data.cast("B")
+        offset = place.offset + position
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def tensors(self) -> list[TensorProto]:
+        """Return the new tensors: within the graph where all of them are small, else by their place in the file."""
+        return [self._tensor(place) for place in self._places]
+
+    @property
+    def is_inline(self) -> bool:
+        return self._end <= _LARGEST_INLINE
+
+    def _tensor(self, place: Place) -> TensorProto:
+        tensor = TensorProto(name=place.name, data_type=place.data_type, dims=place.dims)
+        if self.is_inline:
+            tensor.raw_data = os.pread(self._descriptor, place.length, place.offset)
+            return tensor
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.path.name), ("offset", place.offset), ("length", place.length)):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor

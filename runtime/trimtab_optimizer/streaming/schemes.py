@@ -1,0 +1,216 @@
+"""Schemes: what stands for the weight of a matrix product afterwards, as tensors, as nodes, and as pieces of work.
+
+A matrix is seen as [K, N] (input, output) whatever way it is stored: MatMul and Gemm keep it so, Gemm with transB keeps
+[N, K], which is what torch exports for a linear layer.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper
+
+from trimtab_optimizer.streaming import kernels
+from trimtab_optimizer.streaming.kernels import Floats
+from trimtab_optimizer.streaming.output import Output, Place
+from trimtab_optimizer.streaming.weights import Weight
+
+Work = Callable[[], None]
+
+MICROSOFT: Final = "com.microsoft"
+
+_STRIP: Final = 1 << 18  # floats computed at once: a mebibyte, which the cache of a core holds
+_TILE: Final = 16 << 20  # bytes that one worker collects before it writes
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The constant operand of a matrix product, [K, N]; `transposed` where its rows are the outputs."""
+
+    weight: Weight
+    transposed: bool
+
+    @property
+    def inputs(self) -> int:
+        return self.weight.columns if self.transposed else self.weight.rows
+
+    @property
+    def outputs(self) -> int:
+        return self.weight.rows if self.transposed else self.weight.columns
+
+    def read(self, inputs: range, outputs: range) -> Floats:
+        """Return a part as [inputs, outputs]."""
+        if self.transposed:
+            return np.ascontiguousarray(self.weight.read(outputs, inputs).T)
+        return self.weight.read(inputs, outputs)
+
+
+class Scheme(Protocol):
+    """One way to store matrices."""
+
+    def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
+        """Reserve the new tensors of a matrix and yield independent pieces of work that fill them."""
+
+    def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
+        """Return the nodes that multiply `data` with the matrix and give `result`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blockwise:
+    """Weights of 2, 4 or 8 bits in blocks along the inputs, which MatMulNBits multiplies without unpacking them first.
+
+    accuracy_level 4 lets it compute in int8: without it, this is many times slower than float.
+    """
+
+    bits: int
+    block_size: int
+    symmetric: bool
+
+    def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
+        name, outputs, blocks = matrix.weight.name, matrix.outputs, self._blocks(matrix)
+        size = self.block_size * self.bits // 8
+        codes = output.reserve(f"{name}_q", TensorProto.UINT8, (outputs, blocks, size), outputs * blocks * size)
+        scales = output.reserve(f"{name}_scales", TensorProto.FLOAT, (outputs * blocks,), outputs * blocks * 4)
+        zeros = None
+        if not self.symmetric:
+            packed = outputs * -(-blocks * self.bits // 8)
+            zeros = output.reserve(f"{name}_zeros", TensorProto.UINT8, (packed,), packed)
+        for tile in _ranges(outputs, max(1, _TILE // (blocks * size))):
+            yield partial(self._fill, matrix, output, (codes, scales, zeros), tile)
+
+    def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
+        name = matrix.weight.name
+        inputs = [data, f"{name}_q", f"{name}_scales", *([] if self.symmetric else [f"{name}_zeros"])]
+        node = helper.make_node(
+            "MatMulNBits",
+            inputs,
+            [result],
+            name=f"{result}_nbits",
+            domain=MICROSOFT,
+            K=matrix.inputs,
+            N=matrix.outputs,
+            bits=self.bits,
+            block_size=self.block_size,
+            accuracy_level=4,
+        )
+        return [node]
+
+    def _blocks(self, matrix: Matrix) -> int:
+        return -(-matrix.inputs // self.block_size)
+
+    def _fill(self, matrix: Matrix, output: Output, places: tuple[Place, Place, Place | None], outputs: range) -> None:
+        count, size = self._blocks(matrix), self.block_size * self.bits // 8
+        codes = np.empty((len(outputs), count, size), np.uint8)
+        scales = np.empty((len(outputs), count), np.float32)
+        zeros = np.empty((len(outputs), count), np.uint8)
+        for inputs, columns in _strips(matrix, outputs, self.block_size):
+            found = kernels.quantize_blocks(matrix.read(inputs, columns), self.bits, self.block_size, self.symmetric)
+            first = inputs.start // self.block_size
+            rows = slice(columns.start - outputs.start, columns.stop - outputs.start)
+            blocks = slice(first, first + len(found.scales))
+            codes[rows, blocks] = found.packed.transpose(1, 0, 2)
+            scales[rows, blocks] = found.scales.T
+            if found.zeros is not None:
+                zeros[rows, blocks] = found.zeros.T
+        output.write(places[0], outputs.start * count * size, codes)
+        output.write(places[1], outputs.start * count * 4, scales)
+        if places[2] is not None:
+            packed = kernels.pack_zeros(zeros, self.bits)
+            output.write(places[2], outputs.start * packed.shape[1], packed)
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicInt8:
+    """Weights of 8 bits with a scale for each output; activations are measured and rounded at each call.
+
+    The nodes are those that ONNX Runtime fuses into one integer product.
+    """
+
+    def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
+        name, shape = matrix.weight.name, (matrix.inputs, matrix.outputs)
+        codes = output.reserve(f"{name}_q", TensorProto.INT8, shape, matrix.inputs * matrix.outputs)
+        scales = output.reserve(f"{name}_scales", TensorProto.FLOAT, (matrix.outputs,), matrix.outputs * 4)
+        yield partial(self._fill, matrix, output, codes, scales)
+
+    def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
+        name, measured = matrix.weight.name, [f"{data}_u8", f"{data}_scale", f"{data}_zero"]
+        product = [f"{data}_u8", f"{name}_q", f"{data}_zero"]
+        whole, floats, factor = f"{result}_i32", f"{result}_f32", f"{result}_rescale"
+        return [
+            helper.make_node("DynamicQuantizeLinear", [data], measured, name=f"{data}_measure"),
+            helper.make_node("MatMulInteger", product, [whole], name=f"{result}_integer"),
+            helper.make_node("Cast", [whole], [floats], name=f"{result}_cast", to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{data}_scale", f"{name}_scales"], [factor], name=f"{result}_rescaling"),
+            helper.make_node("Mul", [floats, factor], [result], name=f"{result}_scaled"),
+        ]
+
+    def _fill(self, matrix: Matrix, output: Output, codes: Place, scales: Place) -> None:
+        largest = np.zeros(matrix.outputs, np.float32)
+        everything = range(matrix.outputs)
+        for inputs, columns in _strips(matrix, everything, 1):
+            part = slice(columns.start, columns.stop)
+            values = matrix.read(inputs, columns)
+            np.maximum(largest[part], np.maximum(values.max(0), -values.min(0)), out=largest[part])
+        factors = kernels.column_scales(largest)
+        output.write(scales, 0, factors)
+        for tile in _ranges(matrix.inputs, max(1, _TILE // matrix.outputs)):
+            made = np.empty((len(tile), matrix.outputs), np.int8)
+            for inputs, columns in _strips(matrix, everything, 1, tile):
+                part = slice(columns.start, columns.stop)
+                rows = slice(inputs.start - tile.start, inputs.stop - tile.start)
+                made[rows, part] = kernels.quantize_columns(matrix.read(inputs, columns), factors[part])
+            output.write(codes, tile.start * matrix.outputs, made)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Weights in a float of 16 bits, turned into float32 when the model is loaded: a smaller file, and no faster."""
+
+    data_type: int
+
+    def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
+        weight = matrix.weight
+        place = output.reserve(f"{weight.name}_half", self.data_type, weight.dims, weight.rows * weight.columns * 2)
+        for rows in _ranges(weight.rows, max(1, _TILE // (weight.columns * 2))):
+            yield partial(self._fill, weight, output, place, rows)
+
+    def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
+        name = matrix.weight.name
+        values, product = f"{result}_weight", [data, f"{result}_weight"]
+        cast = helper.make_node("Cast", [f"{name}_half"], [values], name=f"{result}_cast", to=TensorProto.FLOAT)
+        if matrix.transposed:
+            return [cast, helper.make_node("Gemm", product, [result], name=f"{result}_gemm", transB=1)]
+        return [cast, helper.make_node("MatMul", product, [result], name=f"{result}_matmul")]
+
+    def _fill(self, weight: Weight, output: Output, place: Place, rows: range) -> None:
+        for part in _ranges(len(rows), max(1, _STRIP // weight.columns)):
+            first = rows.start + part.start
+            values = weight.read(range(first, first + len(part)))
+            if self.data_type == TensorProto.BFLOAT16:
+                output.write(place, first * weight.columns * 2, kernels.to_bfloat16(values))
+            else:
+                output.write(place, first * weight.columns * 2, _to_float16(values))
+
+
+def _to_float16(values: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+    """Round to float16; what is too large becomes the largest number there is, and not infinity."""
+    largest = np.finfo(np.float16).max
+    return np.clip(values, -largest, largest).astype(np.float16)
+
+
+def _strips(matrix: Matrix, outputs: range, block: int, within: range | None = None) -> Iterator[tuple[range, range]]:
+    """Yield parts (inputs, outputs) that are read in one piece each, whole blocks of inputs at a time."""
+    inputs = within or range(matrix.inputs)
+    if matrix.transposed:
+        for part in _ranges(len(outputs), max(1, _STRIP // len(inputs))):
+            yield inputs, range(outputs.start + part.start, outputs.start + part.stop)
+        return
+    for part in _ranges(len(inputs), max(block, _STRIP // len(outputs) // block * block)):
+        yield range(inputs.start + part.start, inputs.start + part.stop), outputs
+
+
+def _ranges(length: int, step: int) -> Iterator[range]:
+    for start in range(0, length, step):
+        yield range(start, min(length, start + step))

@@ -1,0 +1,117 @@
+"""Constant tensors of a graph, wherever their bytes are: read piece by piece, as float32."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from trimtab_api.errors import InvalidPackage
+from trimtab_optimizer.streaming.kernels import Floats
+
+DTYPES: Final[Mapping[int, np.dtype[Any]]] = MappingProxyType(
+    {
+        TensorProto.FLOAT: np.dtype(np.float32),
+        TensorProto.FLOAT16: np.dtype(np.float16),
+        TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor seen as [rows, columns]; `file` is None where the graph holds the bytes itself."""
+
+    name: str
+    dims: tuple[int, ...]
+    dtype: np.dtype[Any]
+    file: Path | None
+    offset: int
+    inline: NDArray[Any] | None
+
+    @property
+    def rows(self) -> int:
+        return self.dims[0] if self.dims else 1
+
+    @property
+    def columns(self) -> int:
+        return int(np.prod(self.dims[1:], dtype=np.int64))
+
+    @property
+    def size_bytes(self) -> int:
+        return self.rows * self.columns * self.dtype.itemsize
+
+    def read(self, rows: range, columns: range | None = None) -> Floats:
+        """Return a part as float32. Raises InvalidPackage where the file ends before it or it holds no numbers."""
+        wanted = range(self.columns) if columns is None else columns
+        if self.inline is not None:
+            part = self.inline.reshape(self.rows, self.columns)[rows.start : rows.stop, wanted.start : wanted.stop]
+        else:
+            part = self._read_file(rows, wanted)
+        found = np.ascontiguousarray(part, np.float32)
+        # A sum is no number as soon as one of its parts is none; it is much cheaper than to look at each.
+        with np.errstate(over="ignore", invalid="ignore"):
+            broken = not np.isfinite(found.sum(dtype=np.float64))
+        if broken and not np.isfinite(found).all():
+            raise InvalidPackage(f"tensor {self.name} holds NaN or infinity; train or export the model again")
+        return found
+
+    def read_raw(self, start: int, length: int) -> bytes:
+        """Return bytes of the tensor as they are. Raises InvalidPackage where the file ends before."""
+        if self.inline is not None:
+            return self.inline.tobytes()[start : start + length]
+        assert self.file
+        with self.file.open("rb", buffering=0) as file:
+            found = os.pread(file.fileno(), length, self.offset + start)
+        if len(found) != length:
+            raise self._truncated()
+        return found
+
+    def _read_file(self, rows: range, columns: range) -> NDArray[Any]:
+        found = np.empty((len(rows), len(columns)), self.dtype)
+        whole = len(columns) == self.columns
+        pieces = [found] if whole else list(found)
+        step = self.columns * self.dtype.itemsize
+        start = self.offset + rows.start * step + columns.start * self.dtype.itemsize
+        assert self.file
+        with self.file.open("rb", buffering=0) as file:
+            for number, piece in enumerate(pieces):
+                if os.preadv(file.fileno(), [piece.data.cast("B")], start + number * step) != piece.nbytes:
+                    raise self._truncated()
+        return found
+
+    def _truncated(self) -> InvalidPackage:
+        name = self.file.name if self.file else ""
+        return InvalidPackage(f"{name} ends within tensor {self.name}; copy or export the model again")
+
+
+def weight_of(tensor: TensorProto, folder: Path) -> Weight | None:
+    """Return a tensor as a weight, or None where it holds no floats."""
+    if tensor.data_type not in DTYPES:
+        return None
+    dtype = DTYPES[tensor.data_type]
+    dims = tuple(tensor.dims)
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return Weight(tensor.name, dims, dtype, None, 0, numpy_helper.to_array(tensor))
+    return _external(tensor, dims, dtype, folder)
+
+
+def stored_bytes(tensor: TensorProto, folder: Path) -> Weight:
+    """Return any external tensor as bytes to copy, whatever its type."""
+    length = int(_entries(tensor).get("length") or 0)
+    return _external(tensor, (1, length), np.dtype(np.uint8), folder)
+
+
+def _external(tensor: TensorProto, dims: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> Weight:
+    entries = _entries(tensor)
+    return Weight(tensor.name, dims, dtype, folder / entries["location"], int(entries.get("offset") or 0), None)
+
+
+def _entries(tensor: TensorProto) -> dict[str, str]:
+    return {item.key: item.value for item in tensor.external_data}

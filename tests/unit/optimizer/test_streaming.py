@@ -1,0 +1,196 @@
+"""The streaming engine: the bytes of ONNX Runtime's own quantizer, in memory that does not grow with the model."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import _pybind_state as native
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from trimtab_api.errors import InvalidPackage
+from trimtab_optimizer.streaming.kernels import pack_zeros, quantize_blocks
+from trimtab_optimizer.streaming.rewrite import rewrite
+from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Scheme, Stored
+
+RANDOM = np.random.default_rng(0)
+SCHEMES: dict[str, Callable[[], Scheme]] = {
+    "int8 dynamic": DynamicInt8,
+    "int8": lambda: Blockwise(8, 32, False),
+    "int4": lambda: Blockwise(4, 32, False),
+    "int4 symmetric": lambda: Blockwise(4, 16, True),
+    "int2": lambda: Blockwise(2, 16, False),
+    "fp16": lambda: Stored(TensorProto.FLOAT16),
+    "bf16": lambda: Stored(TensorProto.BFLOAT16),
+}
+
+
+def matrix(*shape: int) -> Any:
+    return RANDOM.standard_normal(shape, np.float32)
+
+
+def model(folder: Path, nodes: list[Any], weights: dict[str, Any], inputs: int, outputs: int, external: bool) -> Path:
+    """Write an ONNX model; with `external` its weights lie beside the graph."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", inputs])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", outputs])
+    tensors = [numpy_helper.from_array(values, name) for name, values in weights.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    folder.mkdir(exist_ok=True)
+    path = folder / "model.onnx"
+    onnx.save(made, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
+    return path
+
+
+@pytest.fixture(params=[False, True], ids=["within the graph", "beside the graph"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Write a model with both ways to store a matrix, a bias, a short last block and a weight of two products."""
+    weights = {"a": matrix(70, 96), "bias": matrix(96), "b": matrix(96, 96), "c": matrix(40, 96)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h0"]),
+        helper.make_node("Add", ["h0", "bias"], ["h1"]),
+        helper.make_node("MatMul", ["h1", "b"], ["h2"]),
+        helper.make_node("Relu", ["h2"], ["h3"]),
+        helper.make_node("MatMul", ["h3", "b"], ["h4"]),
+        helper.make_node("Gemm", ["h4", "c"], ["y"], transB=1),
+    ]
+    return model(tmp_path / "source", nodes, weights, 70, 40, request.param)
+
+
+def answer(path: Path, rows: Any) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options).run(None, {"x": rows})[0]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("rows", "columns", "block"), [(256, 64, 32), (128, 33, 16), (1024, 16, 128)])
+def test_blocks_are_the_bytes_of_onnx_runtimes_own_quantizer(
+    bits: int, symmetric: bool, rows: int, columns: int, block: int
+) -> None:
+    values, blocks = matrix(rows, columns), rows // block
+    values[:block, 0] = 0  # a block without a scale
+    codes = np.zeros((columns, blocks, block * bits // 8), np.uint8)
+    scales = np.zeros(columns * blocks, np.float32)
+    zeros = np.zeros(columns * -(-blocks * bits // 8), np.uint8)
+    own = getattr(native, f"quantize_matmul_{bits}bits")
+    own(codes, values, scales, zeros, block, columns, rows, symmetric)
+
+    found = quantize_blocks(values, bits, block, symmetric)
+
+    np.testing.assert_array_equal(found.packed.transpose(1, 0, 2), codes)
+    np.testing.assert_array_equal(found.scales.T.ravel(), scales)
+    if found.zeros is not None and blocks * bits % 8 == 0:
+        np.testing.assert_array_equal(pack_zeros(found.zeros.T.copy(), bits).ravel(), zeros)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_answers_nearly_as_the_float_model_does(source: Path, tmp_path: Path, name: str) -> None:
+    rows = matrix(9, 70)
+    expected = answer(source, rows)
+
+    done = rewrite(source, tmp_path / "made.onnx", SCHEMES[name]())
+
+    found = answer(tmp_path / "made.onnx", rows)
+    noise = float(np.square(found - expected).mean() / np.square(expected).mean())
+    assert done.changed == ("a", "b", "c")
+    assert done.left == ()
+    assert noise < (0.85 if name == "int2" else 0.05)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_number_of_threads_changes_no_byte(source: Path, tmp_path: Path, name: str) -> None:
+    for threads in (1, 4):
+        rewrite(source, tmp_path / f"{threads}.onnx", SCHEMES[name](), threads)
+
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "4.onnx").read_bytes()
+
+
+def test_dynamic_int8_has_the_weights_of_onnx_runtimes_own(source: Path, tmp_path: Path) -> None:
+    rewrite(source, tmp_path / "ours.onnx", DynamicInt8())
+    own = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True, "weight_type": QuantType.QInt8}
+    quantize_dynamic(source, tmp_path / "own.onnx", **own)
+
+    ours, theirs = tensors(tmp_path / "ours.onnx"), tensors(tmp_path / "own.onnx")
+    for name in ("a", "b", "c"):
+        codes = next(
+            value for key, value in theirs.items() if key.startswith(f"{name}_") and key.endswith("_quantized")
+        )
+        scales = next(value for key, value in theirs.items() if key.startswith(f"{name}_") and key.endswith("_scale"))
+        np.testing.assert_array_equal(ours[f"{name}_q"], codes)
+        np.testing.assert_array_equal(ours[f"{name}_scales"], scales)
+
+
+def tensors(path: Path) -> dict[str, Any]:
+    return {item.name: numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer}
+
+
+def test_a_weight_that_something_else_reads_is_left_alone(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "w"], ["y"])]
+    source = model(tmp_path / "source", nodes, {"w": matrix(32, 32)}, 32, 32, external=True)
+
+    done = rewrite(source, tmp_path / "made.onnx", DynamicInt8())
+
+    assert (done.changed, done.left) == ((), ("w",))
+    rows = matrix(32, 32)
+    np.testing.assert_array_equal(answer(tmp_path / "made.onnx", rows), answer(source, rows))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("external", [False, True])
+def test_a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor(
+    tmp_path: Path, value: float, external: bool
+) -> None:
+    weight = matrix(32, 32)
+    weight[3, 5] = value
+    source = model(
+        tmp_path / "source", [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}, 32, 32, external
+    )
+
+    with pytest.raises(InvalidPackage, match="tensor w holds NaN or infinity"):
+        rewrite(source, tmp_path / "made.onnx", Blockwise(4, 32, False))
+
+
+def test_a_file_that_ends_too_early_is_refused_by_its_name(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    source = model(tmp_path / "source", nodes, {"w": matrix(64, 64)}, 64, 64, external=True)
+    weights = source.parent / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    with pytest.raises(InvalidPackage, match=r"weights.bin ends within tensor w"):
+        rewrite(source, tmp_path / "made.onnx", DynamicInt8())
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+from trimtab_optimizer.streaming.rewrite import rewrite
+from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8
+rewrite(Path(sys.argv[1]), Path(sys.argv[2]), DynamicInt8() if sys.argv[3] == "int8" else Blockwise(4, 32, False))
+status = Path("/proc/self/status").read_text()
+print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_memory_does_not_grow_with_the_model(tmp_path: Path, dtype: str) -> None:
+    peaks = []
+    for layers in (32, 64):
+        weights = {f"w{number}": matrix(1024, 1024) for number in range(layers)}
+        nodes = [
+            helper.make_node("MatMul", [f"h{number}" if number else "x", f"w{number}"], [f"h{number + 1}"])
+            for number in range(layers)
+        ]
+        nodes[-1].output[0] = "y"
+        source = model(tmp_path / str(layers), nodes, weights, 1024, 1024, external=True)
+        command = [sys.executable, "-c", _PEAK, str(source), str(tmp_path / f"{layers}.onnx"), dtype]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+    assert peaks[1] - peaks[0] < 30, peaks  # MiB, of 128 MiB more weights
