@@ -1,0 +1,157 @@
+"""Quantizing weights of large ONNX models: ours beside ONNX Runtime's own tools, each in a process of its own.
+
+python tests/bench/streaming.py TOOL SOURCE TARGET     one run, as the benchmark starts it
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from figures import Table, ratios, spread
+from onnx import TensorProto, helper
+
+_WIDTH = 4096  # a layer is a matrix of 4096 x 4096, 67 MB in fp32
+_GB = 1e9
+_SIZES = {16: 3, 64: 2}  # layers, and rounds of each tool
+_LARGEST = 160
+
+
+def _ours(bits: int) -> Callable[[Path, Path], None]:
+    def run(source: Path, target: Path) -> None:
+        from trimtab_optimizer.streaming.rewrite import rewrite
+        from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8
+
+        rewrite(source, target, DynamicInt8() if bits == 8 else Blockwise(bits, 32, False))
+
+    return run
+
+
+def _ort_int8(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    operators = ["MatMul", "Gemm"]
+    quantize_dynamic(
+        source,
+        target,
+        op_types_to_quantize=operators,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=True,
+    )
+
+
+def _ort_int4(source: Path, target: Path) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    made = MatMulNBitsQuantizer(onnx.load(source), bits=4, block_size=32, is_symmetric=False, accuracy_level=4)
+    made.process()
+    made.model.save_model_to_file(str(target), use_external_data_format=True)
+
+
+TOOLS: dict[str, Callable[[Path, Path], None]] = {
+    "int8 ours": _ours(8),
+    "int8 onnxruntime": _ort_int8,
+    "int4 ours": _ours(4),
+    "int4 onnxruntime": _ort_int4,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One process: seconds from its start to its end, and the most memory it held, in MiB."""
+
+    seconds: float
+    peak: float
+
+
+def measure() -> Table:
+    """Quantize models of two sizes with each tool in turns, and a larger one with ours."""
+    rows: list[tuple[str, ...]] = []
+    with tempfile.TemporaryDirectory(prefix="trimtab-streaming-") as folder:
+        for layers, rounds in _SIZES.items():
+            rows += _compare(Path(folder), layers, rounds)
+        source = _make(Path(folder), _LARGEST)
+        for tool in ("int8 ours", "int4 ours"):
+            run = _run(tool, source)
+            rows.append((f"{_size(_LARGEST)} to {tool}", f"{run.seconds:.1f} s", f"{run.peak:.0f} MiB", "", ""))
+    how = (
+        "Matrices of 4096 x 4096, random; seconds of a whole process, its start and the writing to disk included; tools "
+        "in turns. Median (smallest to largest). Ratios are onnxruntime's by ours, of each turn."
+    )
+    return Table(how, ("model and tool", "seconds", "most memory", "times as fast", "part of the memory"), tuple(rows))
+
+
+def _compare(folder: Path, layers: int, rounds: int) -> Iterator[tuple[str, ...]]:
+    source = _make(folder, layers)
+    for dtype in ("int8", "int4"):
+        runs: dict[str, list[Run]] = {f"{dtype} ours": [], f"{dtype} onnxruntime": []}
+        for _ in range(rounds):
+            for tool, found in runs.items():
+                found.append(_run(tool, source))
+        ours, peer = runs.values()
+        faster = ratios([run.seconds for run in peer], [run.seconds for run in ours])
+        part = statistics.median([run.peak for run in ours]) / statistics.median([run.peak for run in peer])
+        yield (*_row(layers, f"{dtype} ours", ours), spread(faster, digits=1), f"{part:.3f}")
+        yield (*_row(layers, f"{dtype} onnxruntime", peer), "1", "1")
+    shutil.rmtree(source.parent)
+
+
+def _row(layers: int, tool: str, runs: list[Run]) -> tuple[str, str, str]:
+    seconds = spread([run.seconds for run in runs], " s", 1)
+    return f"{_size(layers)} to {tool}", seconds, f"{max(run.peak for run in runs):.0f} MiB"
+
+
+def _size(layers: int) -> str:
+    return f"{layers * _WIDTH * _WIDTH * 4 / _GB:.2f} GB"
+
+
+def _run(tool: str, source: Path) -> Run:
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+        os.sync()
+        command = [sys.executable, str(Path(__file__)), tool, str(source), str(Path(folder) / "model.onnx")]
+        started = time.monotonic()
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        os.sync()
+        seconds = time.monotonic() - started
+    return Run(seconds, float(printed.split()[-1]) / 1024)
+
+
+def _make(folder: Path, layers: int) -> Path:
+    """Write a model whose weights lie beside its graph, layer by layer."""
+    path = folder / str(layers) / "model.onnx"
+    path.parent.mkdir()
+    random = np.random.default_rng(0)
+    with (path.parent / "weights.bin").open("wb") as file:
+        for _ in range(layers):
+            random.standard_normal((_WIDTH, _WIDTH), np.float32).tofile(file)
+    names = ["x", *(f"h{number}" for number in range(1, layers)), "y"]
+    nodes = [helper.make_node("MatMul", [names[n], f"w{n}"], [names[n + 1]], name=f"m{n}") for n in range(layers)]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", _WIDTH]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [_tensor(number) for number in range(layers)])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def _tensor(number: int) -> Any:
+    size = _WIDTH * _WIDTH * 4
+    tensor = TensorProto(name=f"w{number}", data_type=TensorProto.FLOAT, dims=(_WIDTH, _WIDTH))
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", number * size), ("length", size)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+if __name__ == "__main__":
+    TOOLS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    # Of this process alone; getrusage would count that of the parent before it became this one.
+    print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
