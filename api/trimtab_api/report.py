@@ -31,6 +31,7 @@ class PassReport(Contract):
     state: str  # Succeeded | Reused
     seconds: float
     size_bytes: int
+    warning: str | None = None  # what the pass did not achieve, though it succeeded
 
 
 class Unoptimized(Contract):

@@ -26,6 +26,7 @@ from trimtab_optimizer.run import SEED, Run
 from trimtab_optimizer.store import repository_uri
 
 _ANNOTATION_PASSES: Final = f"{GROUP}.passes"
+_NOISE: Final = 1.1  # a latency that differs by less is the same
 
 Records = tuple[PassRecord, ...]
 
@@ -40,9 +41,18 @@ def run_passes(run: Run) -> tuple[Records, Model, Figures]:
         records = (*records, record)
         digest = run.store.push(model.folder, run.repository, (_tag(run, number),), _annotations(records))
         say("pass finished", number=number, name=record.name, seconds=record.seconds, digest=digest)
-        figures = run.measure(model)
-        records = (*records[:-1], record.model_copy(update={"metrics": figures.to_dict()}))
+        before, figures = figures, run.measure(model)
+        measured = {"metrics": figures.to_dict(), "warning": warning_of(record, before, figures)}
+        records = (*records[:-1], record.model_copy(update=measured))
     return records, model, figures
+
+
+def warning_of(record: PassRecord, before: Figures, after: Figures) -> str | None:
+    """Say what a pass that promises speed did not achieve: some kernels are slower in fewer bits."""
+    if record.notes.get("gain") != "speed" or after.latency_p95_ms <= _NOISE * before.latency_p95_ms:
+        return None
+    slower = f"latencyP95Ms rose from {before.latency_p95_ms:.3g} to {after.latency_p95_ms:.3g} ms"
+    return f"{slower}: this model serves no faster after {record.name}; try another mode or dtype, or leave it out"
 
 
 def _resume(run: Run) -> tuple[Records, Model]:

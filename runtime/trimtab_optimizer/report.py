@@ -27,10 +27,13 @@ class PassRecord(Contract):
     seed: int
     notes: dict[str, Any]
     metrics: dict[str, float] | None = None
+    warning: str | None = None
 
     def summary(self) -> PassReport:
         """Return what the Job tells of this pass."""
-        return PassReport(name=self.name, state=self.state, seconds=self.seconds, size_bytes=self.size_bytes)
+        return PassReport(
+            name=self.name, state=self.state, seconds=self.seconds, size_bytes=self.size_bytes, warning=self.warning
+        )
 
 
 def write_report(

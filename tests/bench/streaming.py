@@ -85,7 +85,7 @@ def measure() -> Table:
             run = _run(tool, source)
             rows.append((f"{_size(_LARGEST)} to {tool}", f"{run.seconds:.1f} s", f"{run.peak:.0f} MiB", "", ""))
     how = (
-        "Matrices of 4096 x 4096, random; seconds of a whole process, its start and the writing to disk included; tools "
+        "Matrices of 4096 x 4096, random; seconds of a whole process with its start and the writing to disk; tools "
         "in turns. Median (smallest to largest). Ratios are onnxruntime's by ours, of each turn."
     )
     return Table(how, ("model and tool", "seconds", "most memory", "times as fast", "part of the memory"), tuple(rows))
