@@ -99,19 +99,36 @@ def _largest(scores: NDArray[Any]) -> NDArray[np.int64]:
     return np.where(broken, -1, scores.argmax(axis=1)).astype(np.int64)
 
 
+def latency_ratio(before: Model, after: Model, data: Dataset | None, allow_pickle: bool, seed: int) -> float:
+    """Return how long a row takes `after`, in parts of `before`: medians of calls in turns, so that noise hits both."""
+    with one_thread():
+        predictors = [predictor_of(model, allow_pickle) for model in (before, after)]
+        singles = _singles(data.inputs if data else example_inputs(before.package.inputs, _BATCH, seed))
+        spent: tuple[list[float], list[float]] = ([], [])
+        for n in range(_WARM_UP + _FEWEST_CALLS):
+            for predictor, times in zip(predictors, spent, strict=True):
+                times.append(_cpu_ms(predictor, singles[n % len(singles)]))
+    first, second = (float(np.median(times[_WARM_UP:])) for times in spent)
+    return second / first
+
+
 def _latency_p95(predictor: Predictor, rows: Arrays) -> float:
     """Return the 95th percentile of process CPU milliseconds of calls with one row.
 
     CPU time and not the clock, so that a busy node does not decide over a gate.
     """
-    count = len(next(iter(rows.values())))
-    singles = [{name: values[n : n + 1] for name, values in rows.items()} for n in range(min(count, _CALLS))]
+    singles = _singles(rows)
     for n in range(_WARM_UP):
         predictor.predict(singles[n % len(singles)])
     spent: list[float] = []
     while len(spent) < _FEWEST_CALLS or (len(spent) < _CALLS and sum(spent) < _ENOUGH_MS):
         spent.append(_cpu_ms(predictor, singles[len(spent) % len(singles)]))
     return float(np.percentile(spent, 95))
+
+
+def _singles(rows: Arrays) -> list[Arrays]:
+    count = len(next(iter(rows.values())))
+    return [{name: values[n : n + 1] for name, values in rows.items()} for n in range(min(count, _CALLS))]
 
 
 def _cpu_ms(predictor: Predictor, row: Arrays) -> float:

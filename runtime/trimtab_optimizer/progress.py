@@ -17,7 +17,7 @@ from trimtab_api.group import GROUP
 from trimtab_api.plan import tag_of
 from trimtab_api.spec import OptimizationPass
 from trimtab_optimizer.data import Dataset
-from trimtab_optimizer.evaluate import Figures
+from trimtab_optimizer.evaluate import Figures, latency_ratio
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes import PASSES
@@ -37,22 +37,26 @@ def run_passes(run: Run) -> tuple[Records, Model, Figures]:
     records, model = _resume(run)
     figures = run.measure(model)
     for number in range(len(records) + 1, len(run.plan.passes) + 1):
-        record, model = _run_pass(run, number, model)
+        before = model
+        record, model = _run_pass(run, number, before)
         records = (*records, record)
         digest = run.store.push(model.folder, run.repository, (_tag(run, number),), _annotations(records))
         say("pass finished", number=number, name=record.name, seconds=record.seconds, digest=digest)
-        before, figures = figures, run.measure(model)
-        measured = {"metrics": figures.to_dict(), "warning": warning_of(record, before, figures)}
+        figures = run.measure(model)
+        measured = {"metrics": figures.to_dict(), "warning": _warning(run, record, before, model)}
         records = (*records[:-1], record.model_copy(update=measured))
     return records, model, figures
 
 
-def warning_of(record: PassRecord, before: Figures, after: Figures) -> str | None:
+def _warning(run: Run, record: PassRecord, before: Model, after: Model) -> str | None:
     """Say what a pass that promises speed did not achieve: some kernels are slower in fewer bits."""
-    if record.notes.get("gain") != "speed" or after.latency_p95_ms <= _NOISE * before.latency_p95_ms:
+    if record.notes.get("gain") != "speed":
         return None
-    slower = f"latencyP95Ms rose from {before.latency_p95_ms:.3g} to {after.latency_p95_ms:.3g} ms"
-    return f"{slower}: this model serves no faster after {record.name}; try another mode or dtype, or leave it out"
+    ratio = latency_ratio(before, after, run.evaluation, run.plan.source.allow_pickle, SEED)
+    if ratio <= _NOISE:
+        return None
+    slower = f"a row takes {ratio:.2g} times as long as before {record.name}"
+    return f"{slower}: try another mode, dtype or blockSize, or leave the pass out"
 
 
 def _resume(run: Run) -> tuple[Records, Model]:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import footprint
+import methods
 import predictions
 import quietness
 import readiness
@@ -19,7 +20,7 @@ from installation import installed
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
 
-HERE = {"streaming": streaming.measure}
+HERE = {"methods": methods.measure, "streaming": streaming.measure}
 ON_A_NODE = {
     "predictions": predictions.measure,
     "rollback": rollback.measure,
