@@ -1,27 +1,16 @@
 """Constant tensors of a graph, wherever their bytes are: read piece by piece, as float32."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from trimtab_api.errors import InvalidPackage
 from trimtab_optimizer.streaming.kernels import Floats
-
-DTYPES: Final[Mapping[int, np.dtype[Any]]] = MappingProxyType(
-    {
-        TensorProto.FLOAT: np.dtype(np.float32),
-        TensorProto.FLOAT16: np.dtype(np.float16),
-        TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +81,20 @@ class Weight:
 
 
 def weight_of(tensor: TensorProto, folder: Path) -> Weight | None:
-    """Return a tensor as a weight, or None where it holds no floats."""
-    if tensor.data_type not in DTYPES:
+    """Return a tensor as a weight, or None where it is not float32: other floats are multiplied with their own kind."""
+    if tensor.data_type != TensorProto.FLOAT:
         return None
-    dtype = DTYPES[tensor.data_type]
-    dims = tuple(tensor.dims)
+    dims, dtype = tuple(tensor.dims), np.dtype(np.float32)
     if tensor.data_location != TensorProto.EXTERNAL:
         return Weight(tensor.name, dims, dtype, None, 0, numpy_helper.to_array(tensor))
     return _external(tensor, dims, dtype, folder)
 
 
 def stored_bytes(tensor: TensorProto, folder: Path) -> Weight:
-    """Return any external tensor as bytes to copy, whatever its type."""
-    length = int(_entries(tensor).get("length") or 0)
-    return _external(tensor, (1, length), np.dtype(np.uint8), folder)
+    """Return any external tensor as bytes to copy, whatever its type; without a length they reach to the end."""
+    entries = _entries(tensor)
+    rest = (folder / entries["location"]).stat().st_size - int(entries.get("offset") or 0)
+    return _external(tensor, (1, int(entries.get("length") or rest)), np.dtype(np.uint8), folder)
 
 
 def _external(tensor: TensorProto, dims: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> Weight:

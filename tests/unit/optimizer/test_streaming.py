@@ -143,6 +143,39 @@ def test_a_weight_that_something_else_reads_is_left_alone(tmp_path: Path) -> Non
     np.testing.assert_array_equal(answer(tmp_path / "made.onnx", rows), answer(source, rows))
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["with its length", "without a length"])
+def test_what_lies_beside_the_graph_and_is_no_matrix_is_carried_over(tmp_path: Path, told: bool) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "row"], ["t"]),
+        helper.make_node("Add", ["x", "t"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    weights = {"w": matrix(32, 32), "row": np.array([1]), "table": matrix(3, 32)}
+    source = model(tmp_path / "source", nodes, weights, 32, 32, external=True)
+    if not told:
+        graph = onnx.load(source, load_external_data=False)
+        table = graph.graph.initializer[2].external_data
+        del table[[item.key for item in table].index("length")]
+        onnx.save(graph, source)
+    rows = matrix(5, 32)
+
+    rewrite(source, tmp_path / "made.onnx", Blockwise(8, 16, False))
+
+    assert np.abs(answer(tmp_path / "made.onnx", rows) - answer(source, rows)).max() < 0.5
+
+
+def test_a_model_in_float16_is_left_alone(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["h", "w"], ["z"]),
+        helper.make_node("Cast", ["z"], ["y"], to=TensorProto.FLOAT),
+    ]
+    source = model(tmp_path / "source", nodes, {"w": matrix(32, 32).astype(np.float16)}, 32, 32, external=True)
+
+    assert rewrite(source, tmp_path / "made.onnx", DynamicInt8()).changed == ()
+    answer(tmp_path / "made.onnx", matrix(3, 32))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("external", [False, True])
 def test_a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor(
