@@ -214,13 +214,14 @@ def test_the_status_says_what_is_wrong_and_the_stable_revision_serves_on(serving
 
 
 def test_a_job_that_is_evicted_is_tried_again_and_nobody_is_blamed(serving: Bench) -> None:
-    waits_for_a_person = {"canary": {"steps": [{"pause": {}}]}}
+    held_back = {**serving.good["spec"]["evaluation"], "metrics": [{"name": "accuracy", "min": 1}]}
     slow = serving.model("evicted", with_code("import time; time.sleep(3)"))
-    serving.apply(slow | {"strategy": waits_for_a_person})
+    serving.apply(slow | {"evaluation": held_back})
     evict(serving, first_job_pod(serving))
 
-    serving.road.follow(lambda status: status.get("phase") == "Paused")
+    reason, message = serving.complaint()
 
+    assert (reason, "below the minimum 1" in message) == ("GateFailed", True), message  # so the Job went to its end
     assert len(serving.target.read("-n", serving.namespace, "jobs")["items"]) == 1
 
 

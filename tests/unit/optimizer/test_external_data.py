@@ -17,8 +17,9 @@ def test_weights_beyond_the_limit_of_protobuf_go_beside_the_graph(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for place in ("convert", "quantize"):  # a gigabyte of weights for every test run would be too much
-        module = importlib.import_module(f"trimtab_optimizer.passes.{place}")
+    # A gigabyte of weights for every test run would be too much.
+    for place in ("passes.convert", "passes.static_int8", "streaming.output"):
+        module = importlib.import_module(f"trimtab_optimizer.{place}")
         monkeypatch.setattr(module, "_LARGEST_INLINE", 50_000)
     quantize = {"mode": mode} | ({"calibration": {"uri": digits["train"]}} if mode == "static" else {})
     passes = [{"convert": {}}, {"quantize": quantize}]

@@ -66,7 +66,7 @@ def test_no_credentials_are_unauthorized(
 ) -> None:
     store = open_store((private_registry.host,), (docker_config(auths),))
 
-    with pytest.raises(Unauthorized, match=r"give a Secret of type kubernetes\.io/dockerconfigjson"):
+    with pytest.raises(Unauthorized, match=r"name a Secret of type kubernetes\.io/dockerconfigjson"):
         store.resolve(f"oci://{private_registry.host}/models/a:v1")
 
 
