@@ -110,15 +110,16 @@ class Blockwise:
             first = inputs.start // self.block_size
             rows = slice(columns.start - outputs.start, columns.stop - outputs.start)
             blocks = slice(first, first + len(found.scales))
-            codes[rows, blocks] = found.packed.transpose(1, 0, 2)
+            for number, packed in enumerate(found.packed, first):
+                codes[rows, number] = packed  # block by block: numpy turns a plane twice as fast as a cube
             scales[rows, blocks] = found.scales.T
             if found.zeros is not None:
                 zeros[rows, blocks] = found.zeros.T
         output.write(places[0], outputs.start * count * size, codes)
         output.write(places[1], outputs.start * count * 4, scales)
         if places[2] is not None:
-            packed = kernels.pack_zeros(zeros, self.bits)
-            output.write(places[2], outputs.start * packed.shape[1], packed)
+            points = kernels.pack_zeros(zeros, self.bits)
+            output.write(places[2], outputs.start * points.shape[1], points)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,10 +44,10 @@ class Weight:
         else:
             part = self._read_file(rows, wanted)
         found = np.ascontiguousarray(part, np.float32)
-        # A sum is no number as soon as one of its parts is none; it is much cheaper than to look at each.
+        # A sum is no number as soon as one of its parts is none, and much cheaper than to look at each of them.
         with np.errstate(over="ignore", invalid="ignore"):
-            broken = not np.isfinite(found.sum(dtype=np.float64))
-        if broken and not np.isfinite(found).all():
+            suspicious = not np.isfinite(found.sum())
+        if suspicious and not np.isfinite(found).all():
             raise InvalidPackage(f"tensor {self.name} holds NaN or infinity; train or export the model again")
         return found
 
