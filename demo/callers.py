@@ -53,10 +53,11 @@ class Callers:
         self._base = [*target.kubectl_command(), "-n", namespace]
         self._namespace = namespace
         self._service = service
+        self._ways = ways
         self._pod = f"callers-{uuid.uuid4().hex[:6]}"
         self._command = [service, service, "pixels", "64", str(_LONGEST_SECONDS), str(pause), *ways]
         self._process: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._read)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self.answers: list[Answer] = []
 
     def __enter__(self) -> "Callers":
@@ -76,8 +77,9 @@ class Callers:
     ) -> None:
         if self._process and self._process.stdin:
             self._process.stdin.close()
-        if self._thread.is_alive():
             self._thread.join(30)
+            self._process.kill()  # by then it has ended, unless it hangs
+            self._process.wait()
         self._target.kubectl("-n", self._namespace, "delete", "pod", self._pod, "--grace-period=1", "--wait=false")
 
     def ask(self) -> str:
@@ -93,6 +95,15 @@ class Callers:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._thread.start()
         self.wait_for(1)
+
+    def still_asking(self) -> None:
+        """Hold that every way is asked until now: no failure means little where nobody asks."""
+        before = len(self.answers)
+        deadline = time.monotonic() + 60
+        while {item.way for item in self.answers[before:]} != set(self._ways):
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"nobody asks any more by all of {', '.join(self._ways)}")
+            time.sleep(0.1)
 
     def wait_for(self, count: int, seconds: float = 300) -> None:
         """Wait until so many requests were answered. Raises CommandFailed where that takes too long."""

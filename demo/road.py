@@ -61,6 +61,7 @@ class Road:
             seconds = time.monotonic() - edited
             self.say(f"{back} serves again {seconds:.1f} s after the edit")
             started = len(self.jobs() - jobs)
+            callers.still_asking()
         if back != first or second == first:
             raise RoadBlocked(f"the wrong revision serves: {back}, not {first}")
         failed = len(callers.failures)

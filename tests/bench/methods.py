@@ -32,13 +32,14 @@ METHODS: dict[str, dict[str, Any] | None] = {
 
 def measure() -> Table:
     """Run the Job for each method on each example."""
-    rows = []
+    rows, default = [], tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="trimtab-methods-") as folder:
         for example in _EXAMPLES:
             _push(Path(folder), example)
             base = _run(Path(folder), example, None)
             for name, quantize in METHODS.items():
                 rows.append((example, name, *_figures(_run(Path(folder), example, quantize), base)))
+    tempfile.tempdir = default  # the Job sets it, in a process of its own
     how = (
         "digits is a convolutional network, attention a transformer over a table; both are small. Size and latency "
         "(95th percentile of CPU time of one row, one thread) are parts of those of the same model in fp32 ONNX."

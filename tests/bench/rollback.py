@@ -65,6 +65,7 @@ def _round(bench: Installation, scale_down_delay: int) -> Round:
         edited = time.time()
         bench.settle(bench.example("v1.yaml", strategy=strategy))
         time.sleep(_WATCH_SECONDS)
+        callers.still_asking()
     started = {name for name in bench.names("pods") if first in name} - pods
     left = [item for item in callers.answers if item.revision not in ("", first)]
     return Round(

@@ -95,6 +95,7 @@ def test_every_phase_is_gone_through_without_a_lost_request_while_the_operator_d
         story.kill("a rollback")
         assert story.healthy(but=second) == first
         callers.wait_for(max(_REQUESTS, callers.answered + 3000))
+        callers.still_asking()
 
     assert callers.failures == []
     assert set(callers.by_revision) == {first, second, third}

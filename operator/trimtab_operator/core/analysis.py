@@ -100,7 +100,7 @@ def quantile(buckets: Mapping[float, float], share: float) -> float:
         if buckets[bound] >= share * total:
             if math.isinf(bound):
                 return math.inf
-            return lower + (bound - lower) * (share * total - below) / (buckets[bound] - below)
+            return min(bound, lower + (bound - lower) * (share * total - below) / (buckets[bound] - below))
         below, lower = buckets[bound], bound
     return math.inf
 

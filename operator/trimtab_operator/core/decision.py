@@ -60,7 +60,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
         spec = ModelDeploymentSpec.parse(observed.parent.spec)
     except InvalidSpec as error:
         return Decision(status=summarize_invalid(observed.parent, str(error), now))
-    if observed.leftovers:
+    if observed.leftovers and not observed.serves:
         # They have the names that ours will have, and the garbage collector takes them away under our hands.
         status = summarize_leftovers(observed, now)
         return Decision(status=status, requeue_after=_LOOK_FOR_LEFTOVERS_SECONDS)

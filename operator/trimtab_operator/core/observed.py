@@ -126,6 +126,11 @@ class Observed:
     found: OptimizationResult | None = None  # an artifact of the target's plan that the registry already holds
     sample: Sample | None = None  # of the candidate, while it is analysed
 
+    @property
+    def serves(self) -> bool:
+        """Tell whether this very ModelDeployment has its Service, and not one of the same name before it."""
+        return self.traffic is not None and f"Service/{self.parent.name}" not in self.leftovers
+
     def revision(self, name: str | None) -> Revision | None:
         """Return the revision of that name, if it exists."""
         return next((item for item in self.revisions if item.name == name), None)

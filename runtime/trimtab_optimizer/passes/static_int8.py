@@ -38,6 +38,7 @@ def quantize_static_int8(source: Path, target: Path, scratch: Path, calibration:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            reduce_range=True,  # see COLUMN_CODES in streaming/kernels.py
             calibrate_method=CalibrationMethod.MinMax,
             use_external_data_format=_has_large_weights(prepared),
         )

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Final
 
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from trimtab_api.errors import PassFailed
 from trimtab_optimizer.streaming.output import Output, Place
 from trimtab_optimizer.streaming.schemes import MICROSOFT, Matrix, Scheme, Work
 from trimtab_optimizer.streaming.weights import Weight, stored_bytes, weight_of
 
 _COPY: Final = 8 << 20
-_SMALLEST: Final = 64  # inputs below which there is nothing to gain
+_SMALLEST: Final = 64  # weights below which there is nothing to gain
+_MOST_THREADS: Final = 8  # each holds some tens of MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +34,20 @@ class Rewritten:
 
 
 def rewrite(source: Path, target: Path, scheme: Scheme, threads: int | None = None) -> Rewritten:
-    """Write `source` to `target` with its matrices stored by a scheme. Raises InvalidPackage for broken weights.
+    """Write `source` to `target` with its matrices stored by a scheme.
+
+    Raises InvalidPackage for broken weights, and PassFailed for a graph that this cannot carry over.
 
     Large results keep their tensors in `target` + `.data`. Memory: a few tens of MB for each thread.
     """
     model = onnx.load(source, load_external_data=False)
     graph, data = model.graph, target.with_name(f"{target.name}.data")
+    _check(model, scheme)
     matrices = find_matrices(graph, source.parent)
     with Output(data) as output:
         work = [piece for matrix in _each_once(matrices) for piece in scheme.work(matrix, output)]
         work += _copies(graph, source.parent, output, {matrix.weight.name for matrix in matrices.values()})
-        _carry_out(work, threads or os.cpu_count() or 1)
+        _carry_out(work, threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS))
         _replace_nodes(graph, matrices, scheme)
         _replace_tensors(graph, output, {matrix.weight.name for matrix in matrices.values()})
         inline = output.is_inline
@@ -69,12 +74,45 @@ def find_matrices(graph: GraphProto, folder: Path) -> dict[str, Matrix]:
             uses.setdefault(name, set()).add(transposed if position == 1 else None)
     for value in graph.output:
         uses.setdefault(value.name, set()).add(None)
+    prefix = _free_prefix(graph)
+    weights = {name: weight_of(tensors[name], folder) for name in {node.input[1] for node, _ in found.values()}}
     matrices = {}
     for result, (node, transposed) in found.items():
-        weight = weight_of(tensors[node.input[1]], folder)
+        weight = weights[node.input[1]]
         if weight and uses[weight.name] == {transposed} and weight.rows * weight.columns >= _SMALLEST:
-            matrices[result] = Matrix(weight, transposed)
+            matrices[result] = Matrix(weight, transposed, prefix)
     return matrices
+
+
+def _check(model: ModelProto, scheme: Scheme) -> None:
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+    if opset < scheme.opset:
+        raise PassFailed(f"quantize needs opset {scheme.opset} and the graph has {opset}; export the model again")
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _inner_tensors(model)):
+        raise PassFailed("quantize: a branch, a loop or a node keeps tensors beside the graph; save them within it")
+
+
+def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Yield the tensors of nodes, branches, loops and functions: all that are no initializers of the graph."""
+    functions = (node for function in model.functions for node in function.node)
+    for node in (*_all_nodes(model.graph), *functions):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from inner.initializer
+    for sparse in model.graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+
+
+def _free_prefix(graph: GraphProto) -> str:
+    """Return a beginning that no name of the graph has, for the names that are made."""
+    names = {tensor.name for tensor in graph.initializer} | {value.name for value in (*graph.input, *graph.output)}
+    for node in _all_nodes(graph):
+        names.update(node.input, node.output)
+    number = 0
+    while any(name.startswith(f"trimtab{number}.") for name in names):
+        number += 1
+    return f"trimtab{number}."
 
 
 def _is_product(node: NodeProto, tensors: dict[str, TensorProto]) -> bool:
@@ -129,13 +167,16 @@ def _carry_out(work: list[Callable[[], None]], threads: int) -> None:
 
 
 def _replace_nodes(graph: GraphProto, matrices: dict[str, Matrix], scheme: Scheme) -> None:
-    nodes: dict[str, NodeProto] = {}
+    nodes: list[NodeProto] = []
+    seen: set[str] = set()
     for node in graph.node:
         matrix = matrices.get(node.output[0]) if node.output else None
-        for made in _product(node, matrix, scheme) if matrix else [node]:
-            nodes.setdefault(made.output[0], made)  # what two products need of the same data is computed once
+        made = _product(node, matrix, scheme) if matrix else []
+        # What two products need of the same data is computed once.
+        nodes += [item for item in made if item.output[0] not in seen] if matrix else [node]
+        seen.update(item.output[0] for item in made)
     del graph.node[:]
-    graph.node.extend(nodes.values())
+    graph.node.extend(nodes)
 
 
 def _product(node: NodeProto, matrix: Matrix, scheme: Scheme) -> list[NodeProto]:
@@ -144,7 +185,7 @@ def _product(node: NodeProto, matrix: Matrix, scheme: Scheme) -> list[NodeProto]
     bias = node.input[2] if len(node.input) > 2 and node.input[2] else ""
     if not bias:
         return scheme.nodes(matrix, node.input[0], result)
-    product = f"{result}_product"
+    product = matrix.made(f"{result}_product")
     add = helper.make_node("Add", [product, bias], [result], name=f"{result}_bias")
     return [*scheme.nodes(matrix, node.input[0], product), add]
 

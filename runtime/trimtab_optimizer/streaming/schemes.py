@@ -23,6 +23,7 @@ MICROSOFT: Final = "com.microsoft"
 
 _STRIP: Final = 1 << 18  # floats computed at once: a mebibyte, which the cache of a core holds
 _TILE: Final = 16 << 20  # bytes that one worker collects before it writes
+_WIDEST: Final = 1 << 16  # outputs at once, of which a whole block of inputs is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,11 @@ class Matrix:
 
     weight: Weight
     transposed: bool
+    prefix: str = ""  # of every name that is made
+
+    def made(self, name: str) -> str:
+        """Return the name of something new, which nothing in the graph has."""
+        return f"{self.prefix}{name}"
 
     @property
     def inputs(self) -> int:
@@ -48,7 +54,10 @@ class Matrix:
 
 
 class Scheme(Protocol):
-    """One way to store matrices."""
+    """One way to store matrices. `opset` is the first one that has its operators."""
+
+    @property
+    def opset(self) -> int: ...
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
         """Reserve the new tensors of a matrix and yield independent pieces of work that fill them."""
@@ -67,9 +76,10 @@ class Blockwise:
     bits: int
     block_size: int
     symmetric: bool
+    opset: int = 11
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
-        name, outputs, blocks = matrix.weight.name, matrix.outputs, self._blocks(matrix)
+        name, outputs, blocks = matrix.made(matrix.weight.name), matrix.outputs, self._blocks(matrix)
         size = self.block_size * self.bits // 8
         codes = output.reserve(f"{name}_q", TensorProto.UINT8, (outputs, blocks, size), outputs * blocks * size)
         scales = output.reserve(f"{name}_scales", TensorProto.FLOAT, (outputs * blocks,), outputs * blocks * 4)
@@ -77,11 +87,11 @@ class Blockwise:
         if not self.symmetric:
             packed = outputs * -(-blocks * self.bits // 8)
             zeros = output.reserve(f"{name}_zeros", TensorProto.UINT8, (packed,), packed)
-        for tile in _ranges(outputs, max(1, _TILE // (blocks * size))):
+        for tile in _ranges(outputs, max(1, min(_WIDEST, _TILE // (blocks * size)))):
             yield partial(self._fill, matrix, output, (codes, scales, zeros), tile)
 
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
-        name = matrix.weight.name
+        name = matrix.made(matrix.weight.name)
         inputs = [data, f"{name}_q", f"{name}_scales", *([] if self.symmetric else [f"{name}_zeros"])]
         node = helper.make_node(
             "MatMulNBits",
@@ -129,21 +139,24 @@ class DynamicInt8:
     The nodes are those that ONNX Runtime fuses into one integer product.
     """
 
+    opset: int = 11
+
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
-        name, shape = matrix.weight.name, (matrix.inputs, matrix.outputs)
+        name, shape = matrix.made(matrix.weight.name), (matrix.inputs, matrix.outputs)
         codes = output.reserve(f"{name}_q", TensorProto.INT8, shape, matrix.inputs * matrix.outputs)
         scales = output.reserve(f"{name}_scales", TensorProto.FLOAT, (matrix.outputs,), matrix.outputs * 4)
         yield partial(self._fill, matrix, output, codes, scales)
 
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
-        name, measured = matrix.weight.name, [f"{data}_u8", f"{data}_scale", f"{data}_zero"]
-        product = [f"{data}_u8", f"{name}_q", f"{data}_zero"]
-        whole, floats, factor = f"{result}_i32", f"{result}_f32", f"{result}_rescale"
+        name, row, answer = matrix.made(matrix.weight.name), matrix.made(data), matrix.made(result)
+        measured = [f"{row}_u8", f"{row}_scale", f"{row}_zero"]
+        product = [f"{row}_u8", f"{name}_q", f"{row}_zero"]
+        whole, floats, factor = f"{answer}_i32", f"{answer}_f32", f"{answer}_rescale"
         return [
             helper.make_node("DynamicQuantizeLinear", [data], measured, name=f"{data}_measure"),
             helper.make_node("MatMulInteger", product, [whole], name=f"{result}_integer"),
             helper.make_node("Cast", [whole], [floats], name=f"{result}_cast", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{data}_scale", f"{name}_scales"], [factor], name=f"{result}_rescaling"),
+            helper.make_node("Mul", [f"{row}_scale", f"{name}_scales"], [factor], name=f"{result}_rescaling"),
             helper.make_node("Mul", [floats, factor], [result], name=f"{result}_scaled"),
         ]
 
@@ -170,16 +183,19 @@ class Stored:
     """Weights in a float of 16 bits, turned into float32 when the model is loaded: a smaller file, and no faster."""
 
     data_type: int
+    opset: int = 13
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
         weight = matrix.weight
-        place = output.reserve(f"{weight.name}_half", self.data_type, weight.dims, weight.rows * weight.columns * 2)
+        place = output.reserve(
+            matrix.made(f"{weight.name}_half"), self.data_type, weight.dims, weight.rows * weight.columns * 2
+        )
         for rows in _ranges(weight.rows, max(1, _TILE // (weight.columns * 2))):
             yield partial(self._fill, weight, output, place, rows)
 
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
-        name = matrix.weight.name
-        values, product = f"{result}_weight", [data, f"{result}_weight"]
+        name, values = matrix.made(matrix.weight.name), matrix.made(f"{result}_weight")
+        product = [data, values]
         cast = helper.make_node("Cast", [f"{name}_half"], [values], name=f"{result}_cast", to=TensorProto.FLOAT)
         if matrix.transposed:
             return [cast, helper.make_node("Gemm", product, [result], name=f"{result}_gemm", transB=1)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from trimtab_api.errors import InvalidPackage
 from trimtab_optimizer.streaming.kernels import Floats
@@ -91,10 +91,17 @@ def weight_of(tensor: TensorProto, folder: Path) -> Weight | None:
 
 
 def stored_bytes(tensor: TensorProto, folder: Path) -> Weight:
-    """Return any external tensor as bytes to copy, whatever its type; without a length they reach to the end."""
-    entries = _entries(tensor)
-    rest = (folder / entries["location"]).stat().st_size - int(entries.get("offset") or 0)
-    return _external(tensor, (1, int(entries.get("length") or rest)), np.dtype(np.uint8), folder)
+    """Return any external tensor as bytes to copy, whatever its type."""
+    told = int(_entries(tensor).get("length") or 0)
+    return _external(tensor, (1, told or _size_of(tensor)), np.dtype(np.uint8), folder)
+
+
+def _size_of(tensor: TensorProto) -> int:
+    """Return the bytes of a tensor by type and shape; types of 4 and 2 bits are packed."""
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    name = TensorProto.DataType.Name(tensor.data_type)
+    bits = next((bits for ending, bits in (("INT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2)) if name.endswith(ending)), 0)
+    return -(-count * bits // 8) if bits else count * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _external(tensor: TensorProto, dims: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> Weight:

@@ -34,8 +34,8 @@ class Operator:
         deadline = time.monotonic() + _LEADING_SECONDS
         while time.monotonic() < deadline:
             names = [pod["metadata"]["name"] for pod in self.pods() if "deletionTimestamp" not in pod["metadata"]]
-            lease = self.target.read("-n", self.namespace, "lease", "trimtab-operator")
-            if lease["spec"].get("holderIdentity") in names:
+            leases = self.target.read("-n", self.namespace, "leases")["items"]
+            if any(lease["spec"].get("holderIdentity") in names for lease in leases):
                 return partial(self._kill, names, self.pids())
             time.sleep(0.5)
         raise AssertionError(f"no operator leads after {_LEADING_SECONDS} s")
@@ -78,6 +78,7 @@ class Operator:
         """Wait, and return what the operator wrote meanwhile beside its Lease."""
         start = self.audit_offset()
         time.sleep(seconds)
+        assert any("/leases/" in entry["requestURI"] for entry in self.requests(start)), "no operator is alive"
         return list(self.writes(start))
 
     def writes(self, since: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import _pybind_state as native
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from trimtab_api.errors import InvalidPackage
+from trimtab_api.errors import InvalidPackage, PassFailed
 from trimtab_optimizer.streaming.kernels import pack_zeros, quantize_blocks
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Scheme, Stored
@@ -115,8 +115,14 @@ def test_the_number_of_threads_changes_no_byte(source: Path, tmp_path: Path, nam
 
 def test_dynamic_int8_has_the_weights_of_onnx_runtimes_own(source: Path, tmp_path: Path) -> None:
     rewrite(source, tmp_path / "ours.onnx", DynamicInt8())
-    own = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True, "weight_type": QuantType.QInt8}
-    quantize_dynamic(source, tmp_path / "own.onnx", **own)
+    quantize_dynamic(
+        source,
+        tmp_path / "own.onnx",
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+    )
 
     ours, theirs = tensors(tmp_path / "ours.onnx"), tensors(tmp_path / "own.onnx")
     for name in ("a", "b", "c"):
@@ -124,8 +130,8 @@ def test_dynamic_int8_has_the_weights_of_onnx_runtimes_own(source: Path, tmp_pat
             value for key, value in theirs.items() if key.startswith(f"{name}_") and key.endswith("_quantized")
         )
         scales = next(value for key, value in theirs.items() if key.startswith(f"{name}_") and key.endswith("_scale"))
-        np.testing.assert_array_equal(ours[f"{name}_q"], codes)
-        np.testing.assert_array_equal(ours[f"{name}_scales"], scales)
+        np.testing.assert_array_equal(ours[f"trimtab0.{name}_q"], codes)
+        np.testing.assert_array_equal(ours[f"trimtab0.{name}_scales"], scales)
 
 
 def tensors(path: Path) -> dict[str, Any]:
@@ -143,25 +149,92 @@ def test_a_weight_that_something_else_reads_is_left_alone(tmp_path: Path) -> Non
     np.testing.assert_array_equal(answer(tmp_path / "made.onnx", rows), answer(source, rows))
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["with its length", "without a length"])
+@pytest.mark.parametrize("told", [True, False], ids=["with lengths", "without lengths"])
 def test_what_lies_beside_the_graph_and_is_no_matrix_is_carried_over(tmp_path: Path, told: bool) -> None:
     nodes = [
         helper.make_node("Gather", ["table", "row"], ["t"]),
         helper.make_node("Add", ["x", "t"], ["h"]),
         helper.make_node("MatMul", ["h", "w"], ["y"]),
     ]
-    weights = {"w": matrix(32, 32), "row": np.array([1]), "table": matrix(3, 32)}
+    weights = {"table": matrix(3, 32), "row": np.array([1]), "w": matrix(32, 32)}
     source = model(tmp_path / "source", nodes, weights, 32, 32, external=True)
     if not told:
         graph = onnx.load(source, load_external_data=False)
-        table = graph.graph.initializer[2].external_data
-        del table[[item.key for item in table].index("length")]
+        for tensor in graph.graph.initializer:
+            del tensor.external_data[[item.key for item in tensor.external_data].index("length")]
         onnx.save(graph, source)
     rows = matrix(5, 32)
 
     rewrite(source, tmp_path / "made.onnx", Blockwise(8, 16, False))
 
     assert np.abs(answer(tmp_path / "made.onnx", rows) - answer(source, rows)).max() < 0.5
+
+
+def test_int8_does_not_overflow_on_cpus_that_add_products_in_16_bits(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    source = model(tmp_path / "source", nodes, {"w": np.ones((64, 64), np.float32)}, 64, 64, external=False)
+    rows = np.full((4, 64), 3, np.float32)  # the largest codes on both sides: every pair of products adds up
+
+    rewrite(source, tmp_path / "made.onnx", DynamicInt8())
+
+    np.testing.assert_allclose(answer(tmp_path / "made.onnx", rows), answer(source, rows), rtol=0.01)
+
+
+def test_names_that_the_graph_has_already_are_not_taken(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Mul", ["h", "w_scales"], ["trimtab0.h"]),
+        helper.make_node("Add", ["trimtab0.h", "h_scale"], ["y"]),
+    ]
+    weights = {"w": matrix(32, 32), "w_scales": np.float32([100]), "h_scale": matrix(32)}
+    source = model(tmp_path / "source", nodes, weights, 32, 32, external=False)
+    rows = matrix(5, 32)
+
+    rewrite(source, tmp_path / "made.onnx", DynamicInt8())
+
+    expected = answer(source, rows)
+    assert np.abs(answer(tmp_path / "made.onnx", rows) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_a_node_whose_first_output_nobody_wants_stays(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Dropout", ["x"], ["", "kept"]),
+        helper.make_node("Dropout", ["x"], ["", "also"]),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Cast", ["also"], ["a"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["kept"], ["k"], to=TensorProto.FLOAT),
+        helper.make_node("Sum", ["h", "a", "k"], ["y"]),
+    ]
+    source = model(tmp_path / "source", nodes, {"w": matrix(32, 32)}, 32, 32, external=False)
+
+    rewrite(source, tmp_path / "made.onnx", DynamicInt8())
+
+    kinds = [node.op_type for node in onnx.load(tmp_path / "made.onnx").graph.node]
+    assert kinds.count("Dropout") == 2
+
+
+def test_a_graph_of_an_old_opset_is_refused_with_the_one_that_it_needs(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    source = model(tmp_path / "source", nodes, {"w": matrix(32, 32)}, 32, 32, external=False)
+    graph = onnx.load(source)
+    graph.opset_import[0].version = 10
+    onnx.save(graph, source)
+
+    with pytest.raises(PassFailed, match="needs opset 11 and the graph has 10"):
+        rewrite(source, tmp_path / "made.onnx", DynamicInt8())
+
+
+def test_a_branch_that_keeps_a_tensor_beside_the_graph_is_refused(tmp_path: Path) -> None:
+    value = TensorProto(name="v", data_type=TensorProto.FLOAT, dims=[32], data_location=TensorProto.EXTERNAL)
+    value.external_data.add(key="location", value="weights.bin")
+    nodes = [helper.make_node("Constant", [], ["c"], value=value), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    source = model(tmp_path / "source", nodes[1:], {"w": matrix(32, 32)}, 32, 32, external=True)
+    graph = onnx.load(source, load_external_data=False)
+    graph.graph.node.insert(0, nodes[0])
+    onnx.save(graph, source)
+
+    with pytest.raises(PassFailed, match="keeps tensors beside the graph"):
+        rewrite(source, tmp_path / "made.onnx", DynamicInt8())
 
 
 def test_a_model_in_float16_is_left_alone(tmp_path: Path) -> None:
