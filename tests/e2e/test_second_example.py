@@ -7,10 +7,18 @@ from road import Road
 from target import Target
 
 _ASK = """
-import json, urllib.request
+import json, time, urllib.request
 body = json.dumps({"instances": [[0.0] * 30, [2.0] * 30]}).encode()
 request = urllib.request.Request("http://attention:8080/predict", body)
-print(urllib.request.urlopen(request, timeout=10).read().decode())
+for left in range(40, -1, -1):
+    try:
+        print(urllib.request.urlopen(request, timeout=10).read().decode())
+        break
+    except OSError:
+        # A Service is ready a moment before every node's proxy knows it.
+        if not left:
+            raise
+        time.sleep(0.25)
 """
 
 
