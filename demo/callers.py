@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,9 +83,9 @@ class Callers:
             self._process.wait()
         self._target.kubectl("-n", self._namespace, "delete", "pod", self._pod, "--grace-period=1", "--wait=false")
 
-    def ask(self) -> str:
+    def ask(self, instances: Sequence[Sequence[float]] = ((0.5,) * 64,)) -> str:
         """Ask /predict once, as a person would."""
-        url, body = f"http://{self._service}:8080/predict", json.dumps({"instances": [[0.5] * 64]})
+        url, body = f"http://{self._service}:8080/predict", json.dumps({"instances": instances})
         return self._target.kubectl(
             "-n", self._namespace, "exec", self._pod, "--", _PYTHON, "-c", _ONCE, url, body
         ).strip()

@@ -2,24 +2,10 @@
 
 import json
 
+from callers import Callers
 from install import EXAMPLES, manifest_of, push_example
 from road import Road
 from target import Target
-
-_ASK = """
-import json, time, urllib.request
-body = json.dumps({"instances": [[0.0] * 30, [2.0] * 30]}).encode()
-request = urllib.request.Request("http://attention:8080/predict", body)
-for left in range(40, -1, -1):
-    try:
-        print(urllib.request.urlopen(request, timeout=10).read().decode())
-        break
-    except OSError:
-        # A Service is ready a moment before every node's proxy knows it.
-        if not left:
-            raise
-        time.sleep(0.25)
-"""
 
 
 def test_a_transformer_is_made_int8_passes_its_gate_and_answers(target: Target, namespace: str) -> None:
@@ -33,6 +19,6 @@ def test_a_transformer_is_made_int8_passes_its_gate_and_answers(target: Target, 
     assert [item["name"] for item in status["optimization"]["passes"]] == ["convert", "quantize"]
     assert status["evaluation"]["passed"] is True
     assert size["ratio"] < 0.5
-    python = ["exec", "deploy/" + status["stableRevision"], "--", "/opt/trimtab/venv/bin/python", "-c", _ASK]
-    answer = json.loads(target.kubectl("-n", namespace, *python))
+    with Callers(target, namespace, service="attention") as callers:
+        answer = json.loads(callers.ask([[0.0] * 30, [2.0] * 30]))
     assert [item["label"] for item in answer["predictions"]] == ["benign", "malignant"]
