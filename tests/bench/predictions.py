@@ -4,12 +4,12 @@ import numpy as np
 from figures import Table
 from installation import Installation
 
-from trimtab_testing.predictions import forwarded, grpc_logits, rest_logits, test_set, torch_logits
+from trimtab_testing.predictions import forwarded, grpc_logits, held_out, rest_logits, torch_logits
 
 
 def measure(bench: Installation) -> Table:
     """Serve the example in fp32 and in int8, and ask each for every row."""
-    rows, labels = test_set()
+    rows, labels = held_out()
     expected = torch_logits(rows)
     found = [("torch", "-", "-", _percent(expected.argmax(1) == labels))]
     for file, name in (("v1.yaml", "ONNX"), ("v2.yaml", "ONNX, int8 static")):

@@ -49,8 +49,7 @@ def namespace(target: Target, request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"road-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
     install(target, name)
     yield name
-    if target.own is None:  # a cluster of our own goes as a whole
-        uninstall(target, name)
+    uninstall(target, name)  # the next module needs the node's CPU
 
 
 @pytest.fixture(scope="module")

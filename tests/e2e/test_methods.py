@@ -8,7 +8,7 @@ import yaml
 from install import EXAMPLES, manifest_of
 from road import Road
 from target import Target
-from trimtab_testing.predictions import forwarded, grpc_logits, test_set
+from trimtab_testing.predictions import forwarded, grpc_logits, held_out
 
 METHODS: dict[str, tuple[dict[str, Any], float, float]] = {
     # quantize, most points of accuracy lost, largest part of the source's size
@@ -38,7 +38,7 @@ def test_a_model_made_smaller_passes_its_gate_and_predicts(target: Target, names
 
     road.apply_manifest(yaml.safe_dump(manifest), "Healthy")
 
-    rows, labels = test_set()
+    rows, labels = held_out()
     with forwarded(target, namespace, 9000) as port:
         served = float((grpc_logits(port, rows).argmax(1) == labels).mean())
     measured = {item["name"]: item for item in road.status()["evaluation"]["metrics"]}

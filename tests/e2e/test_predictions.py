@@ -5,7 +5,7 @@ import numpy as np
 from install import EXAMPLES, manifest_of
 from road import Road
 from target import Target
-from trimtab_testing.predictions import forwarded, grpc_logits, rest_logits, test_set, torch_logits
+from trimtab_testing.predictions import forwarded, grpc_logits, held_out, rest_logits, torch_logits
 
 _TOLERANCE = 1e-4  # of logits that reach from about -30 to 20; fp32 sums in another order differ by less
 
@@ -13,7 +13,7 @@ _TOLERANCE = 1e-4  # of logits that reach from about -30 to 20; fp32 sums in ano
 def test_the_served_onnx_model_answers_as_torch_does_and_int8_keeps_the_accuracy(
     target: Target, namespace: str
 ) -> None:
-    rows, labels = test_set()
+    rows, labels = held_out()
     expected = torch_logits(rows)
     road = Road(target, namespace)
 

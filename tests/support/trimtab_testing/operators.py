@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from target import Target
 
@@ -63,9 +63,8 @@ class Operator:
         assert self.target.own is not None
         user = f"system:serviceaccount:{self.namespace}:trimtab-operator"
         with (self.target.own.log / "audit.log").open("rb") as lines:
-            lines.seek(since)
-            for line in lines:
-                entry = json.loads(line) if line.endswith(b"\n") else {}
+            for line in _whole_lines_from(lines, since):
+                entry = json.loads(line)
                 if entry.get("stage") == "ResponseComplete" and entry["user"]["username"] == user:
                     yield entry
 
@@ -89,6 +88,16 @@ class Operator:
 
     def _kubectl(self, *arguments: str) -> str:
         return self.target.kubectl("-n", self.namespace, *arguments)
+
+
+def _whole_lines_from(lines: BinaryIO, offset: int) -> Iterator[bytes]:
+    """Yield the lines that begin at or after an offset; a line still being written, at either end, is left out."""
+    lines.seek(max(offset - 1, 0))
+    if offset:
+        lines.readline()
+    for line in lines:
+        if line.endswith(b"\n"):
+            yield line
 
 
 def _processes() -> Iterator[tuple[int, str]]:

@@ -23,7 +23,7 @@ from trimtab_runtime.protocol import oip_pb2_grpc
 Logits = NDArray[np.float32]
 
 
-def test_set() -> tuple[Logits, NDArray[np.int64]]:
+def held_out() -> tuple[Logits, NDArray[np.int64]]:
     """Return the held-out pixels [540, 64] and their labels [540]."""
     with np.load(trained("digits") / "data-test/data.npz") as data:
         return data["pixels"], data["label"]
