@@ -11,6 +11,8 @@ from trimtab_api.spec import ModelFormat
 MANIFEST_FILE: Final = "model.yaml"
 REPORT_FILE: Final = "report.json"
 ONNX_FILE: Final = "model.onnx"
+WEIGHTS_FILE: Final = "model.safetensors"
+STRUCTURE_FILE: Final = "structure.json"
 
 
 class Datatype(StrEnum):
@@ -50,6 +52,7 @@ class ModelPackage(Contract):
 
     `entrypoint` (`module:callable`, PyTorch only) builds the `nn.Module` without weights; `weights` is a safetensors
     file (PyTorch) or the ONNX file, relative to the package. `labels` names the classes of the first output.
+    `structure` (PyTorch only) is the file that tells how pruning changed the module that the entrypoint builds.
     """
 
     name: str
@@ -59,6 +62,7 @@ class ModelPackage(Contract):
     entrypoint: str | None = None
     weights: str | None = None
     labels: tuple[str, ...] | None = None
+    structure: str | None = None
 
     @model_validator(mode="after")
     def _entrypoint_for_pytorch(self) -> "ModelPackage":

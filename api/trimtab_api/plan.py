@@ -11,7 +11,7 @@ from trimtab_api.contract import Contract, digest_of
 from trimtab_api.spec import Convert, ModelDeploymentSpec, ModelFormat, ModelSource, OptimizationPass
 
 # Raised when a pass gives other bytes for the same input: results made before are then not reused.
-OPTIMIZER_VERSION: Final = "2"
+OPTIMIZER_VERSION: Final = "3"
 
 
 class Plan(Contract):
@@ -19,42 +19,53 @@ class Plan(Contract):
 
     source: ModelSource
     passes: tuple[OptimizationPass, ...]
+    seed: int = 0
     evaluation_data: str | None = None
     keep_unoptimized: bool = False  # also publish the source merely converted, for `onFailure: ServeUnoptimized`
 
     def uris(self) -> tuple[str, ...]:
         """Return every URI the Job reads, the source first, each once."""
-        found = [self.source.uri]
-        found += [p.quantize.calibration.uri for p in self.passes if p.quantize and p.quantize.calibration]
-        found += [self.evaluation_data] if self.evaluation_data else []
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys([self.source.uri, *self.package_uris(), *self.data_uris()]))
+
+    def package_uris(self) -> tuple[str, ...]:
+        """Return the URIs of model packages beside the source, each once."""
+        return tuple(dict.fromkeys(uri for item in self.passes for uri in item.package_uris))
+
+    def data_uris(self) -> tuple[str, ...]:
+        """Return the URIs of data sets, each once."""
+        found = [item.data_uri for item in self.passes] + [self.evaluation_data]
+        return tuple(dict.fromkeys(uri for uri in found if uri))
 
     def pass_key(self, count: int, resolved: Mapping[str, str]) -> str:
         """Return the digest of the source and its first `count` passes; `resolved` maps each URI to its digest."""
-        return digest_of([OPTIMIZER_VERSION, self._source_key(resolved), self._pass_keys(count, resolved)])
+        return digest_of([*self._start_key(resolved), self._pass_keys(count, resolved)])
 
     def key(self, resolved: Mapping[str, str]) -> str:
         """Return the digest of the whole plan, evaluation included: the key of the artifact and its report."""
         data = resolved[self.evaluation_data] if self.evaluation_data else None
         passes = self._pass_keys(len(self.passes), resolved)
-        return digest_of([OPTIMIZER_VERSION, self._source_key(resolved), passes, data, self.keep_unoptimized])
+        return digest_of([*self._start_key(resolved), passes, data, self.keep_unoptimized])
 
-    def _source_key(self, resolved: Mapping[str, str]) -> list[object]:
-        return [resolved[self.source.uri], self.source.format, self.source.allow_pickle]
+    def _start_key(self, resolved: Mapping[str, str]) -> list[object]:
+        source = [resolved[self.source.uri], self.source.format, self.source.allow_pickle]
+        return [OPTIMIZER_VERSION, source, self.seed]
 
     def _pass_keys(self, count: int, resolved: Mapping[str, str]) -> list[object]:
         return [_pass_key(item, resolved) for item in self.passes[:count]]
 
 
 def make_plan(spec: ModelDeploymentSpec) -> Plan:
-    """Return the plan of a spec. A PyTorch model without a conversion is converted to ONNX first, to be servable."""
+    """Return the plan of a spec. Without a conversion a module is converted to ONNX as soon as it can be."""
     passes = spec.optimization.passes
-    if spec.model.format is ModelFormat.PYTORCH and not any(item.convert for item in passes):
-        passes = (OptimizationPass(convert=Convert()), *passes)
+    trained = [number for number, item in enumerate(passes, start=1) if item.needs_module]
+    if (spec.model.format is ModelFormat.PYTORCH or trained) and not any(item.convert for item in passes):
+        place = max(trained, default=0)
+        passes = (*passes[:place], OptimizationPass(convert=Convert()), *passes[place:])
     evaluation = spec.evaluation
     return Plan(
         source=spec.model.model_copy(update={"secret_ref": None}),
         passes=passes,
+        seed=spec.optimization.seed,
         evaluation_data=evaluation.data if evaluation else None,
         keep_unoptimized=bool(evaluation and evaluation.on_failure == "ServeUnoptimized"),
     )
@@ -65,8 +76,12 @@ def tag_of(key: str, prefix: str) -> str:
     return f"{prefix}-{key.removeprefix('sha256:')}"
 
 
-def _pass_key(item: OptimizationPass, resolved: Mapping[str, str]) -> object:
-    written = item.to_dict()
-    if item.quantize and item.quantize.calibration:
-        written["quantize"]["calibration"]["uri"] = resolved[item.quantize.calibration.uri]
-    return written
+def _pass_key(value: object, resolved: Mapping[str, str]) -> object:
+    """Return a pass in its wire form, with the digest in place of every URI."""
+    if isinstance(value, OptimizationPass):
+        return _pass_key(value.to_dict(), resolved)
+    if isinstance(value, dict):
+        return {name: _pass_key(item, resolved) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_pass_key(item, resolved) for item in value]
+    return resolved.get(value, value) if isinstance(value, str) else value

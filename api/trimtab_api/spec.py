@@ -48,26 +48,145 @@ class Quantize(Contract):
     symmetric: bool | None = None
 
 
-class OptimizationPass(Contract):
-    """One step of a plan. Exactly one of the fields is set; its name is the name of the pass."""
+class FineTune(Contract):
+    """Training on labels, to win back what pruning cost."""
 
+    data: str
+    epochs: int = 1
+    batch_size: int = 64
+    learning_rate: float = 0.001
+
+
+class Prune(Contract):
+    """structured: channels are taken out, and tensors get smaller. unstructured: weights become zero, saved sparse."""
+
+    structure: str = "structured"
+    method: str = "l2"
+    amount: float
+    scope: str = "layer"
+    ignored_layers: tuple[str, ...] = ()
+    round_to: int | None = None
+    attention_heads: bool | None = None
+    iterations: int | None = None
+    fine_tune: FineTune | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Return whether this needs the module itself, not only its weights."""
+        return self.structure == "structured" or self.fine_tune is not None
+
+
+class Clip(Contract):
+    """Weights beyond this percentile of their layer's magnitudes are set to it."""
+
+    percentile: float
+    ignored_layers: tuple[str, ...] = ()
+
+
+class PackageRef(Contract):
+    """A model package beside the source: a teacher or a student."""
+
+    uri: str
+
+
+class FeatureMatch(Contract):
+    """Two layers, by name, whose outputs are to be alike."""
+
+    student: str
+    teacher: str
+    match: str = "values"
+    weight: float = 1.0
+
+
+class QuantizationAware(Contract):
+    """The type that weights are rounded to while training, as the `quantize` pass will store them."""
+
+    dtype: str = "int8"
+    block_size: int | None = None
+    symmetric: bool | None = None
+
+
+class Distill(Contract):
+    """Training to answer as a teacher does. Without a teacher it is the source; without a student the model so far."""
+
+    data: str
+    epochs: int = 5
+    batch_size: int = 64
+    learning_rate: float = 0.001
+    temperature: float = 2.0
+    alpha: float = 0.5
+    teacher: PackageRef | None = None
+    student: PackageRef | None = None
+    features: tuple[FeatureMatch, ...] = ()
+    quantization: QuantizationAware | None = None
+    patience: int | None = None
+    checkpoint_seconds: int = 60
+
+
+class OptimizationPass(Contract):
+    """One step of a plan. Exactly one kind is set; a `name` is for a search to take it or leave it out."""
+
+    name: str | None = None
+    prune: Prune | None = None
+    clip: Clip | None = None
+    distill: Distill | None = None
     convert: Convert | None = None
     quantize: Quantize | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "OptimizationPass":
-        if len(self.to_dict()) != 1:
+        if len(self.to_dict().keys() - {"name"}) != 1:
             raise ValueError("set exactly one pass per item")
         return self
 
     @property
     def kind(self) -> str:
-        """Return the name of the pass that is set, such as `quantize`."""
-        return next(iter(self.to_dict()))
+        """Return the kind of the pass that is set, such as `quantize`."""
+        return next(key for key in self.to_dict() if key != "name")
+
+    @property
+    def data_uri(self) -> str | None:
+        """Return the data that the pass reads, if it reads any."""
+        if self.prune and self.prune.fine_tune:
+            return self.prune.fine_tune.data
+        if self.distill:
+            return self.distill.data
+        return self.quantize.calibration.uri if self.quantize and self.quantize.calibration else None
+
+    @property
+    def package_uris(self) -> tuple[str, ...]:
+        """Return the model packages that the pass reads beside the source."""
+        beside = (self.distill.teacher, self.distill.student) if self.distill else ()
+        return tuple(item.uri for item in beside if item)
+
+    @property
+    def needs_module(self) -> bool:
+        """Return whether the pass works on a PyTorch module, so that a conversion can only come after it."""
+        return bool(self.distill or (self.prune and self.prune.trains))
+
+
+class Auto(Contract):
+    objective: str = "smallest"
+    max_trials: int = 12
+
+
+class Search(Contract):
+    """Which of the named passes to take, found by trying. Exactly one of the fields is set."""
+
+    try_in_order: tuple[tuple[str, ...], ...] | None = None
+    auto: Auto | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Search":
+        if len(self.to_dict()) != 1:
+            raise ValueError("set exactly one of tryInOrder and auto")
+        return self
 
 
 class Optimization(Contract):
     passes: tuple[OptimizationPass, ...] = ()
+    search: Search | None = None
+    seed: int = 0
     resources: dict[str, Any] | None = None
     timeout_seconds: int = 3600
 

@@ -7,23 +7,19 @@
 The plan tag comes last: who finds it finds all the rest.
 """
 
-import random
 import shutil
 from collections.abc import Mapping
-
-import numpy as np
-import torch
 
 from trimtab_api.report import OptimizationResult
 from trimtab_optimizer.config import OptimizerConfig
 from trimtab_optimizer.data import load_data
 from trimtab_optimizer.evaluate import compare
-from trimtab_optimizer.importers import import_source
+from trimtab_optimizer.importers import import_beside, import_source
 from trimtab_optimizer.logs import quiet_libraries, say
 from trimtab_optimizer.passes import check_order
 from trimtab_optimizer.progress import run_passes
 from trimtab_optimizer.publish import publish
-from trimtab_optimizer.run import SEED, Run
+from trimtab_optimizer.run import Run
 from trimtab_optimizer.store import Store
 
 
@@ -43,26 +39,19 @@ def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str])
     plan, scratch = config.plan, config.scratch / "run"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    _seed_everything()
     folders = {uri: scratch / f"pulled-{number}" for number, uri in enumerate(plan.uris())}
     for uri, folder in folders.items():
         store.pull(_pinned(uri, resolved[uri]), folder)
         say("pulled", uri=uri, digest=resolved[uri])
     source = import_source(plan.source, folders[plan.source.uri], scratch / "source")
+    packages = {uri: import_beside(folders[uri], uri) for uri in plan.package_uris()}
     data = {
         uri: load_data(folders[uri], source.package, need_labels=uri == plan.evaluation_data)
-        for uri in plan.uris()
-        if uri != plan.source.uri
+        for uri in plan.data_uris()
     }
-    return Run(plan, resolved, store, config.artifact_repository, scratch, source, data)
+    return Run(plan, resolved, store, config.artifact_repository, scratch, source, packages, data)
 
 
 def _pinned(uri: str, digest: str) -> str:
     """Return a URI that names what was resolved, even if its tag has moved since."""
     return uri if "@" in uri else f"{uri}@{digest}"
-
-
-def _seed_everything() -> None:
-    random.seed(SEED)
-    np.random.seed(SEED)
-    torch.manual_seed(SEED)

@@ -5,24 +5,26 @@ annotation. So a Job that is killed goes on after its last finished pass, and so
 """
 
 import json
+import random
 import shutil
 import time
 from typing import Final
 
+import numpy as np
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import DigestMismatch, InvalidPackage, SourceNotFound
 from trimtab_api.group import GROUP
 from trimtab_api.plan import tag_of
-from trimtab_api.spec import OptimizationPass
-from trimtab_optimizer.data import Dataset
+from trimtab_optimizer.checkpoints import checkpoints_of
 from trimtab_optimizer.evaluate import Figures, latency_ratio
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes import PASSES
 from trimtab_optimizer.report import PassRecord
-from trimtab_optimizer.run import SEED, Run
+from trimtab_optimizer.run import Run
 from trimtab_optimizer.store import repository_uri
 
 _ANNOTATION_PASSES: Final = f"{GROUP}.passes"
@@ -52,7 +54,7 @@ def _warning(run: Run, record: PassRecord, before: Model, after: Model) -> str |
     """Say what a pass that promises speed did not achieve: some kernels are slower in fewer bits."""
     if record.notes.get("gain") != "speed":
         return None
-    ratio = latency_ratio(before, after, run.evaluation, run.plan.source.allow_pickle, SEED)
+    ratio = latency_ratio(before, after, run.evaluation, run.plan.source.allow_pickle, run.plan.seed)
     if ratio <= _NOISE:
         return None
     slower = f"a row takes {ratio:.2g} times as long as before {record.name}"
@@ -86,8 +88,9 @@ def _pull(run: Run, count: int, digest: str) -> Model | None:
 def _run_pass(run: Run, number: int, model: Model) -> tuple[PassRecord, Model]:
     item = run.plan.passes[number - 1]
     say("pass started", number=number, name=item.kind)
-    work = run.workplace(f"pass-{number}", _calibration(run, item))
+    work = run.workplace(f"pass-{number}", item, checkpoints_of(run, number))
     before, start = model.size_bytes(), time.monotonic()
+    _seed_everything(run.plan.seed)  # for each pass anew: it may be the first that is run here, or a later one
     outcome = PASSES[item.kind].run(item, model, work)
     shutil.rmtree(work.scratch)
     record = PassRecord(
@@ -97,14 +100,16 @@ def _run_pass(run: Run, number: int, model: Model) -> tuple[PassRecord, Model]:
         seconds=round(time.monotonic() - start, 3),
         size_bytes=outcome.model.size_bytes(),
         size_bytes_before=before,
-        seed=SEED,
+        seed=run.plan.seed,
         notes=outcome.notes,
     )
     return record, outcome.model
 
 
-def _calibration(run: Run, item: OptimizationPass) -> Dataset | None:
-    return run.data[item.quantize.calibration.uri] if item.quantize and item.quantize.calibration else None
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _tag(run: Run, count: int) -> str:

@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from trimtab_api.plan import Plan
+from trimtab_api.spec import OptimizationPass
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.evaluate import Figures, measure
 from trimtab_optimizer.package import Model
-from trimtab_optimizer.passes.contract import Workplace
+from trimtab_optimizer.passes.contract import Checkpoints, Workplace
 from trimtab_optimizer.store import Store
-
-SEED: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +23,7 @@ class Run:
     repository: str
     scratch: Path
     source: Model
+    packages: Mapping[str, Model] = field(default_factory=dict)
     data: Mapping[str, Dataset] = field(default_factory=dict)
 
     @property
@@ -34,17 +33,20 @@ class Run:
 
     def measure(self, model: Model) -> Figures:
         """Measure a model on the evaluation data."""
-        return measure(model, self.evaluation, self.plan.source.allow_pickle, SEED)
+        return measure(model, self.evaluation, self.plan.source.allow_pickle, self.plan.seed)
 
-    def workplace(self, name: str, calibration: Dataset | None = None) -> Workplace:
-        """Return new folders for one pass."""
+    def workplace(self, name: str, item: OptimizationPass, checkpoints: Checkpoints) -> Workplace:
+        """Return new folders for one pass, with what the pass reads."""
         scratch = self.scratch / f"{name}-scratch"
         scratch.mkdir(parents=True)
         return Workplace(
             target=self.scratch / name,
             scratch=scratch,
-            seed=SEED,
+            seed=self.plan.seed,
             allow_pickle=self.plan.source.allow_pickle,
-            calibration=calibration,
+            source=self.source,
+            packages=self.packages,
+            data=self.data[item.data_uri] if item.data_uri else None,
             evaluation=self.evaluation,
+            checkpoints=checkpoints,
         )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trimtab_api.errors import InvalidPackage
+from trimtab_api.errors import InvalidPackage, UnsafeFormat
 from trimtab_api.spec import ModelFormat, ModelSource
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch
@@ -18,4 +18,15 @@ def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
     if source.format is ModelFormat.ONNX:
         return import_onnx(model, target)
     check_pytorch(model, source.allow_pickle)
+    return model
+
+
+def import_beside(folder: Path, uri: str) -> Model:
+    """Return a teacher or student, checked as it is; pickled weights are never read. Raises InvalidPackage."""
+    try:
+        model = load_package(folder)
+        if model.package.format is ModelFormat.PYTORCH:
+            check_pytorch(model, allow_pickle=False)
+    except (InvalidPackage, UnsafeFormat) as error:
+        raise type(error)(f"{uri}: {error}") from error
     return model

@@ -4,6 +4,7 @@ The code of a package runs in this process; the Job is its cage (no token, read-
 """
 
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from trimtab_api.contract import canonical_json
 from trimtab_api.errors import InvalidPackage, UnsafeFormat
-from trimtab_api.package import ModelPackage
-from trimtab_optimizer.package import Model
+from trimtab_api.package import STRUCTURE_FILE, WEIGHTS_FILE, ModelPackage
+from trimtab_optimizer.importers.structure import Structure, read_structure, shrink, sizes_changed
+from trimtab_optimizer.package import Model, confined, write_package
 from trimtab_optimizer.tensors import dtype_of, example_inputs, fits
 
 _PICKLED = frozenset({".pth", ".pt", ".pkl", ".bin", ".ckpt"})
@@ -35,6 +38,8 @@ def check_pytorch(model: Model, allow_pickle: bool) -> None:
 def load_module(model: Model, allow_pickle: bool) -> nn.Module:
     """Return the module with its weights, ready for inference."""
     module = _build(model)
+    if model.package.structure:
+        shrink(module, structure_of(model), model.weights)
     try:
         missing, unexpected = _fill(module, model.weights, allow_pickle)
     except RuntimeError as error:
@@ -43,6 +48,23 @@ def load_module(model: Model, allow_pickle: bool) -> nn.Module:
         complaint = f"missing: {_listed(missing)}; unexpected: {_listed(unexpected)}"
         raise InvalidPackage(f"{model.package.weights} does not fit the module ({complaint}); save its own state_dict")
     return module.eval()
+
+
+def structure_of(model: Model) -> Structure:
+    """Return what passes changed of the module that the code of a package builds."""
+    return read_structure(confined(model.folder, model.package.structure)) if model.package.structure else Structure()
+
+
+def save_module(base: Model, module: nn.Module, sparse: tuple[str, ...], target: Path) -> Model:
+    """Write a module that was changed as a package of its own, with the code of the package that it comes from."""
+    weights = base.weights
+    shutil.copytree(
+        base.folder, target, ignore=lambda folder, names: [weights.name] if folder == str(weights.parent) else []
+    )
+    safetensors.torch.save_model(module, str(target / WEIGHTS_FILE))
+    structure = Structure(sizes=sizes_changed(_build(base), module), sparse=sparse)
+    (target / STRUCTURE_FILE).write_text(canonical_json(structure.to_dict()), encoding="utf-8")
+    return write_package(target, base.package.model_copy(update={"weights": WEIGHTS_FILE, "structure": STRUCTURE_FILE}))
 
 
 def ordered_outputs(found: object, package: ModelPackage) -> list[torch.Tensor]:

@@ -9,22 +9,33 @@ from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
 from trimtab_api.spec import OptimizationPass
 from trimtab_optimizer.package import Model, Stage
+from trimtab_optimizer.passes.clip import clip
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.convert import convert
+from trimtab_optimizer.passes.distill import distill
+from trimtab_optimizer.passes.prune import prune
 from trimtab_optimizer.passes.quantize import quantize
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """`run` makes a new model folder from a model at one of the stages in `takes`; the result stands at `gives`."""
+    """`run` makes a new model folder from a model at one of the stages in `takes`.
+
+    The result stands at `gives`; None stands for the stage that the model had.
+    """
 
     run: Callable[[OptimizationPass, Model, Workplace], Outcome]
     takes: frozenset[Stage]
-    gives: Stage
+    gives: Stage | None
 
+
+_WEIGHTS: Final = frozenset({Stage.PYTORCH, Stage.ONNX})
 
 PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {
+        "prune": Pass(prune, _WEIGHTS, None),
+        "clip": Pass(clip, _WEIGHTS, None),
+        "distill": Pass(distill, _WEIGHTS, Stage.PYTORCH),
         "convert": Pass(convert, frozenset({Stage.PYTORCH, Stage.ONNX}), Stage.ONNX),
         "quantize": Pass(quantize, frozenset({Stage.ONNX}), Stage.QUANTIZED),
     }
@@ -38,12 +49,19 @@ def check_order(plan: Plan) -> None:
         step = PASSES.get(item.kind)
         if step is None:
             raise PassFailed(f"pass {number}: there is no pass `{item.kind}`; known: {', '.join(PASSES)}")
-        if stage not in step.takes:
-            needs = " or ".join(sorted(step.takes))
+        takes = _takes(item, step)
+        if stage not in takes:
+            needs = " or ".join(sorted(takes))
             raise PassFailed(
                 f"pass {number} ({item.kind}) cannot follow {before}: it needs a model in {needs}, not {stage}; "
                 "change the order of the passes or leave one out"
             )
-        stage, before = step.gives, f"pass {number} ({item.kind})"
+        stage, before = step.gives or stage, f"pass {number} ({item.kind})"
     if stage is Stage.PYTORCH:
         raise PassFailed(f"the plan ends with {before}, which cannot be served; add the pass `convert: {{to: onnx}}`")
+
+
+def _takes(item: OptimizationPass, step: Pass) -> frozenset[Stage]:
+    """Return the stages that a pass can start from, as it is asked for: what is trained has to be a module."""
+    trains = (item.prune and item.prune.trains) or (item.distill and not item.distill.student)
+    return frozenset({Stage.PYTORCH}) if trains else step.takes

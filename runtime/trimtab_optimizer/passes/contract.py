@@ -1,21 +1,39 @@
 """What a pass is given and what it answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.package import Model
 
 
+class Checkpoints(Protocol):
+    """Where a long pass leaves its state, so that a Job that was killed goes on from there."""
+
+    def load(self) -> Path | None:
+        """Return the file that was saved last, or None where nothing was or it cannot be used."""
+
+    def save(self, file: Path) -> None:
+        """Keep a file; the ones before may go."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """`target` is a folder to make, `scratch` one that is thrown away; data is there where the plan names it."""
+    """`target` is a folder to make, `scratch` one that is thrown away; data is there where the plan names it.
+
+    `source` is the model before all passes, `packages` are those that the plan names beside it, by URI.
+    """
 
     target: Path
     scratch: Path
     seed: int
     allow_pickle: bool
-    calibration: Dataset | None = None
+    source: Model
+    checkpoints: Checkpoints
+    packages: Mapping[str, Model] = field(default_factory=dict)
+    data: Dataset | None = None
     evaluation: Dataset | None = None
 
 

@@ -18,10 +18,11 @@ from torch import nn
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat, OptimizationPass
-from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
+from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs, structure_of
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.predict import predictor_of
+from trimtab_optimizer.streaming.reweigh import store_sparse
 from trimtab_optimizer.tensors import example_inputs
 
 # Largest difference between torch and ONNX, relative to the largest output where that is above one.
@@ -42,11 +43,11 @@ def convert(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
         return Outcome(Model(work.target, model.package), {"note": "the model was ONNX already: nothing was done"})
     work.target.mkdir(parents=True)
     _export(model, work)
-    package = model.package.model_copy(
-        update={"format": ModelFormat.ONNX, "weights": ONNX_FILE, "entrypoint": None},
-    )
-    made = write_package(work.target, package)
-    return Outcome(made, {"tolerance": TOLERANCE, "maxDifference": _verify(model, made, work)})
+    sparse = store_sparse(work.target / ONNX_FILE, work.scratch) if structure_of(model).sparse else ()
+    changes = {"format": ModelFormat.ONNX, "weights": ONNX_FILE, "entrypoint": None, "structure": None}
+    made = write_package(work.target, model.package.model_copy(update=changes))
+    notes = {"tolerance": TOLERANCE, "maxDifference": _verify(model, made, work), "sparse": list(sparse)}
+    return Outcome(made, notes)
 
 
 class _Ordered(nn.Module):
@@ -133,7 +134,7 @@ def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
 
 def _rows(package: ModelPackage, work: Workplace) -> dict[str, NDArray[Any]]:
     """Return real rows where the plan has data, else made-up ones; other rows than the export saw."""
-    data = work.evaluation or work.calibration
+    data = work.evaluation or work.data
     return next(data.batches(_COMPARED_ROWS)) if data else example_inputs(package.inputs, _COMPARED_ROWS, work.seed + 1)
 
 

@@ -27,6 +27,7 @@ from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.static_int8 import quantize_static_int8
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Scheme, Stored
+from trimtab_optimizer.streaming.sparse import unpack
 
 _BITS: Final = {"int2": 2, "int4": 4, "int8": 8}
 _FLOATS: Final = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -41,22 +42,29 @@ def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     """Return the model in fewer bits. Raises PassFailed where that is impossible or changes nothing."""
     options = item.quantize or Quantize()
     mode = _mode(options)
-    _check_options(options, mode, work.calibration)
+    _check_options(options, mode, work.data)
     if any(name in _operators(model.weights) for name in _QUANTIZED):
         raise PassFailed("quantize: the model is quantized already; leave the pass out")
     work.target.mkdir(parents=True)
     target = work.target / ONNX_FILE
     notes: dict[str, object] = {"mode": mode, "gain": "storage" if options.dtype in _FLOATS else "speed"}
-    if mode == "static" and options.calibration and work.calibration:
-        quantize_static_int8(model.weights, target, work.scratch, work.calibration, options.calibration.samples)
+    weights = _dense(model, work.scratch)
+    if mode == "static" and options.calibration and work.data:
+        quantize_static_int8(weights, target, work.scratch, work.data, options.calibration.samples)
     else:
-        done = rewrite(model.weights, target, _scheme(options, mode))
+        done = rewrite(weights, target, _scheme(options, mode))
         if not done.changed:
             raise _changed_nothing(mode)
         notes |= {"matrices": len(done.changed), "leftAlone": list(done.left)}
     made = write_package(work.target, model.package)
     _check_smaller(model, made, mode)
     return Outcome(made, notes | {"operators": _quantized_operators(made, mode, options.dtype)})
+
+
+def _dense(model: Model, scratch: Path) -> Path:
+    """Return the graph with weights that pruning stored sparse as plain tensors, which is what quantization reads."""
+    dense = scratch / "dense.onnx"
+    return dense if unpack(model.weights, dense) else model.weights
 
 
 def _mode(options: Quantize) -> str:

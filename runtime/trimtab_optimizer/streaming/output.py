@@ -27,7 +27,10 @@ class Place:
 
 @dataclass
 class Output:
-    """The file of new tensors beside a graph. A context: leaving it waits until all is on the disk."""
+    """The file of new tensors beside a graph. A context: leaving it waits until all is on the disk.
+
+    Where all tensors fit into the graph itself, no file is left.
+    """
 
     path: Path
     _places: list[Place] = field(default_factory=list)
@@ -44,6 +47,8 @@ class Output:
         if error is None:
             os.fsync(self._descriptor)
         os.close(self._descriptor)
+        if self.is_inline:
+            self.path.unlink()
 
     def reserve(self, name: str, data_type: int, dims: tuple[int, ...], length: int) -> Place:
         """Return the place of a new tensor."""

@@ -4,11 +4,8 @@ The graph itself is small and held in memory; weights are read, computed and wri
 which does all three, so that disk and cores are busy at the same time (numpy and the system calls let the others run).
 """
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +13,12 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from trimtab_api.errors import PassFailed
-from trimtab_optimizer.streaming.output import Output, Place
-from trimtab_optimizer.streaming.schemes import MICROSOFT, Matrix, Scheme, Work
-from trimtab_optimizer.streaming.weights import Weight, stored_bytes, weight_of
+from trimtab_optimizer.streaming.carrying import carry_out, copies, replace_tensors
+from trimtab_optimizer.streaming.output import Output
+from trimtab_optimizer.streaming.schemes import MICROSOFT, Matrix, Scheme
+from trimtab_optimizer.streaming.weights import weight_of
 
-_COPY: Final = 8 << 20
 _SMALLEST: Final = 64  # weights below which there is nothing to gain
-_MOST_THREADS: Final = 8  # each holds some tens of MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +42,10 @@ def rewrite(source: Path, target: Path, scheme: Scheme, threads: int | None = No
     matrices = find_matrices(graph, source.parent)
     with Output(data) as output:
         work = [piece for matrix in _each_once(matrices) for piece in scheme.work(matrix, output)]
-        work += _copies(graph, source.parent, output, {matrix.weight.name for matrix in matrices.values()})
-        _carry_out(work, threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS))
+        work += copies(graph, source.parent, output, {matrix.weight.name for matrix in matrices.values()})
+        carry_out(work, threads)
         _replace_nodes(graph, matrices, scheme)
-        _replace_tensors(graph, output, {matrix.weight.name for matrix in matrices.values()})
-        inline = output.is_inline
-    if inline:
-        data.unlink()
+        replace_tensors(graph, output, {matrix.weight.name for matrix in matrices.values()})
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     onnx.save(model, target)
@@ -68,13 +61,13 @@ def find_matrices(graph: GraphProto, folder: Path) -> dict[str, Matrix]:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     found = {node.output[0]: (node, _orientation(node)) for node in graph.node if _is_product(node, tensors)}
     uses: dict[str, set[bool | None]] = {}
-    for node in _all_nodes(graph):
+    for node in all_nodes(graph):
         transposed = found[node.output[0]][1] if node.output and node.output[0] in found else None
         for position, name in enumerate(node.input):
             uses.setdefault(name, set()).add(transposed if position == 1 else None)
     for value in graph.output:
         uses.setdefault(value.name, set()).add(None)
-    prefix = _free_prefix(graph)
+    prefix = free_prefix(graph)
     weights = {name: weight_of(tensors[name], folder) for name in {node.input[1] for node, _ in found.values()}}
     matrices = {}
     for result, (node, transposed) in found.items():
@@ -95,7 +88,7 @@ def _check(model: ModelProto, scheme: Scheme) -> None:
 def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Yield the tensors of nodes, branches, loops and functions: all that are no initializers of the graph."""
     functions = (node for function in model.functions for node in function.node)
-    for node in (*_all_nodes(model.graph), *functions):
+    for node in (*all_nodes(model.graph), *functions):
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
             for inner in (attribute.g, *attribute.graphs):
@@ -104,10 +97,10 @@ def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
         yield from (sparse.values, sparse.indices)
 
 
-def _free_prefix(graph: GraphProto) -> str:
+def free_prefix(graph: GraphProto) -> str:
     """Return a beginning that no name of the graph has, for the names that are made."""
     names = {tensor.name for tensor in graph.initializer} | {value.name for value in (*graph.input, *graph.output)}
-    for node in _all_nodes(graph):
+    for node in all_nodes(graph):
         names.update(node.input, node.output)
     number = 0
     while any(name.startswith(f"trimtab{number}.") for name in names):
@@ -127,43 +120,17 @@ def _orientation(node: NodeProto) -> bool:
     return any(item.name == "transB" and item.i for item in node.attribute)
 
 
-def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
     """Yield every node, also those of branches and loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _all_nodes(inner)
+                yield from all_nodes(inner)
 
 
 def _each_once(matrices: dict[str, Matrix]) -> list[Matrix]:
     return list({matrix.weight.name: matrix for matrix in matrices.values()}.values())
-
-
-def _copies(graph: GraphProto, folder: Path, output: Output, changed: set[str]) -> list[Work]:
-    """Return the work that copies every other tensor that lies outside the graph."""
-    work: list[Work] = []
-    for tensor in graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL and tensor.name not in changed:
-            stored = stored_bytes(tensor, folder)
-            place = output.reserve(tensor.name, tensor.data_type, tuple(tensor.dims), stored.columns)
-            work += [partial(_copy, stored, output, place, start) for start in range(0, stored.columns, _COPY)]
-    return work
-
-
-def _copy(stored: Weight, output: Output, place: Place, start: int) -> None:
-    output.write(place, start, stored.read_raw(start, min(_COPY, stored.columns - start)))
-
-
-def _carry_out(work: list[Callable[[], None]], threads: int) -> None:
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = [pool.submit(piece) for piece in work]
-        try:
-            for future in waiting:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _replace_nodes(graph: GraphProto, matrices: dict[str, Matrix], scheme: Scheme) -> None:
@@ -188,17 +155,6 @@ def _product(node: NodeProto, matrix: Matrix, scheme: Scheme) -> list[NodeProto]
     product = matrix.made(f"{result}_product")
     add = helper.make_node("Add", [product, bias], [result], name=f"{result}_bias")
     return [*scheme.nodes(matrix, node.input[0], product), add]
-
-
-def _replace_tensors(graph: GraphProto, output: Output, changed: set[str]) -> None:
-    made = output.tensors()
-    names = changed | {tensor.name for tensor in made}
-    kept = [tensor for tensor in graph.initializer if tensor.name not in names]
-    del graph.initializer[:]
-    graph.initializer.extend([*kept, *made])
-    inputs = [value for value in graph.input if value.name not in changed]
-    del graph.input[:]
-    graph.input.extend(inputs)
 
 
 def _float_matrices(graph: GraphProto) -> Iterator[str]:

@@ -4,7 +4,7 @@ A matrix is seen as [K, N] (input, output) whatever way it is stored: MatMul and
 [N, K], which is what torch exports for a linear layer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -13,11 +13,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from trimtab_optimizer.streaming import kernels
+from trimtab_optimizer.streaming.carrying import Work
 from trimtab_optimizer.streaming.kernels import Floats
 from trimtab_optimizer.streaming.output import Output, Place
 from trimtab_optimizer.streaming.weights import Weight
-
-Work = Callable[[], None]
 
 MICROSOFT: Final = "com.microsoft"
 

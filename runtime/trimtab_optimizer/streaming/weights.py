@@ -33,8 +33,12 @@ class Weight:
         return int(np.prod(self.dims[1:], dtype=np.int64))
 
     @property
+    def count(self) -> int:
+        return self.rows * self.columns
+
+    @property
     def size_bytes(self) -> int:
-        return self.rows * self.columns * self.dtype.itemsize
+        return self.count * self.dtype.itemsize
 
     def read(self, rows: range, columns: range | None = None) -> Floats:
         """Return a part as float32. Raises InvalidPackage where the file ends before it or it holds no numbers."""
@@ -91,7 +95,10 @@ def weight_of(tensor: TensorProto, folder: Path) -> Weight | None:
 
 
 def stored_bytes(tensor: TensorProto, folder: Path) -> Weight:
-    """Return any external tensor as bytes to copy, whatever its type."""
+    """Return any tensor as bytes to copy, whatever its type."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        held = np.frombuffer(numpy_helper.to_array(tensor).tobytes(), np.uint8)
+        return Weight(tensor.name, (1, len(held)), held.dtype, None, 0, held)
     told = int(_entries(tensor).get("length") or 0)
     return _external(tensor, (1, told or _size_of(tensor)), np.dtype(np.uint8), folder)
 

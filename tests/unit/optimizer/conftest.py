@@ -135,6 +135,46 @@ def run_job(
     return run
 
 
+class KeptCheckpoints:
+    """Checkpoints in a folder, which can be told to die after a number of them, as a Job that is killed does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.saved, self.dies_after = folder, 0, None
+
+    saved: int
+    dies_after: int | None
+
+    def load(self) -> Path | None:
+        return self.folder / "last" if (self.folder / "last").exists() else None
+
+    def save(self, file: Path) -> None:
+        self.folder.mkdir(exist_ok=True)
+        shutil.copyfile(file, self.folder / "last")
+        self.saved += 1
+        if self.saved == self.dies_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> KeptCheckpoints:
+    return KeptCheckpoints(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def work(tmp_path: Path, checkpoints: KeptCheckpoints) -> Callable[..., Any]:
+    """Make the place of one pass; arguments say what it finds there."""
+    from trimtab_optimizer.package import Model
+    from trimtab_optimizer.passes.contract import Workplace
+
+    def make(name: str = "out", data: Any = None, source: Any = None, **changes: Any) -> Workplace:
+        scratch = tmp_path / f"{name}-scratch"
+        scratch.mkdir()
+        given = {"seed": 0, "allow_pickle": False, "checkpoints": checkpoints} | changes
+        return Workplace(tmp_path / name, scratch, source=source or Model(tmp_path, None), data=data, **given)  # type: ignore[arg-type]
+
+    return make
+
+
 @pytest.fixture
 def linear_package(tmp_path: Path) -> Callable[..., Path]:
     """Write a package of one linear layer; arguments change its model.yaml, its code or its weights."""

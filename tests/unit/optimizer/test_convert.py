@@ -21,16 +21,6 @@ from trimtab_optimizer.tensors import example_inputs
 CONVERT = OptimizationPass(convert=Convert())
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Callable[[str], Workplace]:
-    def make(name: str = "out") -> Workplace:
-        scratch = tmp_path / f"{name}-scratch"
-        scratch.mkdir()
-        return Workplace(tmp_path / name, scratch, seed=0, allow_pickle=False)
-
-    return make
-
-
 @pytest.mark.parametrize("example", ["digits", "attention"])
 def test_onnx_predicts_what_pytorch_predicts(
     example: str, request: pytest.FixtureRequest, work: Callable[..., Workplace]

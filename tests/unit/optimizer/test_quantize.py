@@ -23,16 +23,6 @@ STATIC = OptimizationPass(quantize=Quantize(mode="static", calibration=Calibrati
 DYNAMIC = OptimizationPass(quantize=Quantize(mode="dynamic"))
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Callable[..., Workplace]:
-    def make(name: str, calibration: Dataset | None = None) -> Workplace:
-        scratch = tmp_path / f"{name}-scratch"
-        scratch.mkdir()
-        return Workplace(tmp_path / name, scratch, seed=0, allow_pickle=False, calibration=calibration)
-
-    return make
-
-
 def _converted(folder: Path, work: Workplace) -> Model:
     return convert(OptimizationPass(convert=Convert()), load_package(folder), work).model
 

@@ -1,0 +1,1 @@
+"""Structured pruning: which channels can be taken out, and how they are."""

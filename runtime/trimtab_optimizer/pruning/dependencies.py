@@ -1,0 +1,111 @@
+"""Which layers can lose channels: tried out, one group of coupled layers at a time, on tensors without memory.
+
+Channels hang together: what a layer loses, its readers lose, and its partners in a sum (DepGraph, Fang et al. 2023,
+arXiv:2301.12900). The tracer follows that, but not what code does with a number it was written with, such as a reshape
+to four heads. So each group is pruned on a copy on torch's meta device, which has shapes and no values, and the copy is
+run: a group whose loss breaks the module, or changes its outputs, is left alone.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from trimtab_api.package import ModelPackage
+from trimtab_optimizer.importers.pytorch import ordered_outputs
+
+ROOTS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+_HEAD_COUNTS: Final = ("num_heads", "n_heads", "n_head", "num_attention_heads", "heads")
+_PROJECTION: Final = re.compile(r"(to_)?(q|k|v|qkv|query|key|value|query_key_value)(_proj|_lin)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """A module that splits what its projections give into heads, by a number that it keeps in an attribute."""
+
+    module: nn.Module
+    count: str  # the attribute
+    projections: tuple[nn.Module, ...]
+
+    @property
+    def heads(self) -> int:
+        return int(getattr(self.module, self.count))
+
+
+def attentions_of(module: nn.Module) -> list[Attention]:
+    """Return the attention modules that say how many heads they have, as most implementations do."""
+    found = []
+    for part in module.modules():
+        count = next((name for name in _HEAD_COUNTS if isinstance(getattr(part, name, None), int)), None)
+        projections = tuple(
+            layer
+            for name, layer in part.named_children()
+            if _PROJECTION.fullmatch(name) and isinstance(layer, nn.Linear)
+        )
+        if count and projections:
+            found.append(Attention(part, count, projections))
+    return found
+
+
+def fixed_layers(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], package: ModelPackage, apart: set[nn.Module]
+) -> dict[str, str]:
+    """Return the layers that cannot lose channels, by name, with the reason. Those in `apart` are not tried."""
+    names = {part: name for name, part in module.named_modules()}
+    meta = tuple(value.to("meta") for value in inputs)
+    found: dict[str, str] = {}
+    with quietly():
+        graph = tp.DependencyGraph().build_dependency(module, inputs)
+        for group in graph.get_all_groups(root_module_types=list(ROOTS)):
+            root, handler = group[0].dep.target.module, group[0].dep.handler
+            if root in apart or root not in names:
+                continue
+            reason = _reason(module, names[root], handler, len(group[0].idxs), meta, package)
+            if reason:
+                found[names[root]] = reason
+    return found
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the tracer's warnings about parameters of their own out of the log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _reason(
+    module: nn.Module,
+    name: str,
+    handler: Any,
+    channels: int,
+    inputs: tuple[torch.Tensor, ...],
+    package: ModelPackage,
+) -> str | None:
+    """Say why a layer cannot lose half its channels, or None where it can."""
+    if channels < 2:
+        return "it has one channel"
+    trial = copy.deepcopy(module).to("meta")
+    root = trial.get_submodule(name)
+    try:
+        expected = [value.shape for value in ordered_outputs(trial(*inputs), package)]
+        graph = tp.DependencyGraph().build_dependency(trial, inputs)
+        graph.get_pruning_group(root, _handler_of(graph, root, handler), list(range(channels // 2))).prune()
+        found = [value.shape for value in ordered_outputs(trial(*inputs), package)]
+    except Exception as error:  # whatever the module's code raises on sizes that it was not written for
+        return f"the module is written for its size ({type(error).__name__})"
+    return None if found == expected else "it gives an output of the model"
+
+
+def _handler_of(graph: Any, root: nn.Module, handler: Any) -> Any:
+    """Return the function of another graph that takes the same kind of channels out of a layer."""
+    pruner = graph.get_pruner_of_module(root)
+    return pruner.prune_out_channels if handler.__name__ == "prune_out_channels" else pruner.prune_in_channels

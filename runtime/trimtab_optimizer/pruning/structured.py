@@ -1,0 +1,148 @@
+"""Take channels, and heads of attention, out of a module: its tensors get smaller, and every runtime gains."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from trimtab_api.errors import PassFailed
+from trimtab_api.package import ModelPackage
+from trimtab_api.spec import Prune
+from trimtab_optimizer.pruning.dependencies import ROOTS, Attention, attentions_of, fixed_layers, quietly
+
+_ROUND_TO: Final = 8  # kernels work on so many channels at once
+_IMPORTANCE: Final[dict[str, Callable[[], Any]]] = {
+    "l1": lambda: tp.importance.MagnitudeImportance(p=1),
+    "l2": lambda: tp.importance.MagnitudeImportance(p=2),
+    "random": tp.importance.RandomImportance,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What was done. `left` names layers that keep their channels, with the reason."""
+
+    parameters_before: int
+    parameters: int
+    left: dict[str, str]
+    heads: dict[str, int]
+
+
+def cut_channels(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    package: ModelPackage,
+    options: Prune,
+    between: Callable[[nn.Module], None],
+) -> Cut:
+    """Prune a module in place, `iterations` times a part of `amount`, each followed by `between`.
+
+    Raises PassFailed for layers that do not exist, for a module that cannot be traced, and where nothing could be cut.
+    """
+    before = _parameters(module)
+    attentions = attentions_of(module) if options.attention_heads else []
+    left = _left_alone(module, inputs, package, options, attentions)
+    pruner = _pruner(module, inputs, options, attentions, [module.get_submodule(name) for name in left])
+    for _ in range(options.iterations or 1):
+        _step(pruner, attentions)
+        between(module)
+    if _parameters(module) == before:
+        raise _nothing_cut(options, left)
+    names = {part: name for name, part in module.named_modules()}
+    heads = {names[item.module]: item.heads for item in attentions}
+    return Cut(before, _parameters(module), left, heads)
+
+
+def check_names(module: nn.Module, ignored: tuple[str, ...]) -> None:
+    """Raise PassFailed where a name is none of a module's layers."""
+    known = [name for name, _ in module.named_modules() if name]
+    unknown = [name for name in ignored if name not in known]
+    if unknown:
+        raise PassFailed(f"prune: there is no layer `{unknown[0]}` to ignore; there are: {', '.join(known[:20])}")
+
+
+def _left_alone(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    package: ModelPackage,
+    options: Prune,
+    attentions: list[Attention],
+) -> dict[str, str]:
+    check_names(module, options.ignored_layers)
+    ignored = {
+        f"{name}.{inner}".strip("."): "named in ignoredLayers"
+        for name in options.ignored_layers
+        for inner, part in module.get_submodule(name).named_modules()
+        if isinstance(part, ROOTS)
+    }
+    apart = {module.get_submodule(name) for name in ignored}
+    apart.update(layer for item in attentions for layer in item.projections)
+    try:
+        return ignored | fixed_layers(module, inputs, package, apart)
+    except Exception as error:
+        raise _untraceable(error) from error
+
+
+def _pruner(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    options: Prune,
+    attentions: list[Attention],
+    ignored: list[nn.Module],
+) -> Any:
+    with quietly():
+        return tp.pruner.BasePruner(
+            module,
+            inputs,
+            importance=_IMPORTANCE[options.method](),
+            global_pruning=options.scope == "global",
+            pruning_ratio=options.amount,
+            # In the global order a layer may lose nearly all it has, and the module with it.
+            max_pruning_ratio=max(options.amount, 0.9) if options.scope == "global" else options.amount,
+            iterative_steps=options.iterations or 1,
+            ignored_layers=ignored,
+            round_to=options.round_to or _ROUND_TO,
+            num_heads={layer: item.heads for item in attentions for layer in item.projections},
+            prune_num_heads=bool(attentions),
+            prune_head_dims=False,
+            head_pruning_ratio=options.amount if attentions else 0.0,
+            root_module_types=list(ROOTS),
+        )
+
+
+def _step(pruner: Any, attentions: list[Attention]) -> None:
+    try:
+        with quietly():
+            pruner.step()
+    except Exception as error:
+        raise _untraceable(error) from error
+    for item in attentions:
+        setattr(item.module, item.count, int(pruner.num_heads[item.projections[0]]))
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _untraceable(error: BaseException) -> PassFailed:
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return PassFailed(
+        f"prune cannot follow how the module's layers hang together ({said}); "
+        "name the layers concerned in ignoredLayers, or use structure: unstructured"
+    )
+
+
+def _nothing_cut(options: Prune, left: dict[str, str]) -> PassFailed:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:5]) or "none was found"
+    return PassFailed(
+        f"prune took nothing out: layers are cut in steps of {options.round_to or _ROUND_TO} channels, "
+        f"and some cannot be cut ({reasons}); raise amount, or lower roundTo"
+    )
+
+
+def example_tensors(arrays: Iterator[Any]) -> tuple[torch.Tensor, ...]:
+    """Return arrays as the inputs of a module."""
+    return tuple(torch.from_numpy(value) for value in arrays)
