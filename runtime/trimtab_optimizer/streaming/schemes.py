@@ -26,6 +26,7 @@ _STRIP: Final = 1 << 18  # floats computed at once: a mebibyte, which the cache 
 _TILE: Final = 16 << 20  # bytes that one worker collects before it writes
 _WIDEST: Final = 1 << 16  # outputs at once, of which a whole block of inputs is read
 _TOP: Final[dict[int, int]] = {TensorProto.FLOAT8E4M3FN: 448, TensorProto.FLOAT8E5M2: 57344}  # the largest numbers
+_LARGE: Final = 1 << 18  # weights: a mebibyte of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,8 @@ class Float8:
     """Weights in a float of 8 bits with a scale for each output, turned into float32 when the model is loaded.
 
     Cast and Mul, and not DequantizeLinear: ONNX Runtime computes the two once, at loading, but that one at each call.
+    But it keeps the memory of what it computed in between, as much as the model again. So where a matrix is large, the
+    results are scaled and not the weights: one more operator at each call, which is little beside that product.
     """
 
     data_type: int
@@ -213,12 +216,15 @@ class Float8:
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
         # Named after the weight: of two products with one weight, both read one float32 matrix.
         name = matrix.made(matrix.weight.name)
-        codes, floats, values = f"{name}_q", f"{name}_floats", f"{name}_values"
-        return [
-            helper.make_node("Cast", [codes], [floats], name=f"{name}_cast", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [floats, f"{name}_scales"], [values], name=f"{name}_scaled"),
-            helper.make_node("MatMul", [data, values], [result], name=f"{result}_matmul"),
-        ]
+        floats, scales, product = f"{name}_floats", f"{name}_scales", f"{result}_matmul"
+        cast = helper.make_node("Cast", [f"{name}_q"], [floats], name=f"{name}_cast", to=TensorProto.FLOAT)
+        if matrix.inputs * matrix.outputs < _LARGE:
+            values = f"{name}_values"
+            scaled = helper.make_node("Mul", [floats, scales], [values], name=f"{name}_scaled")
+            return [cast, scaled, helper.make_node("MatMul", [data, values], [result], name=product)]
+        raw = matrix.made(f"{result}_unscaled")
+        multiply = helper.make_node("MatMul", [data, floats], [raw], name=product)
+        return [cast, multiply, helper.make_node("Mul", [raw, scales], [result], name=f"{result}_scaled")]
 
 
 def _reserve_columns(matrix: Matrix, output: Output, data_type: int) -> tuple[Place, Place]:

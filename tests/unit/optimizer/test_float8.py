@@ -1,5 +1,7 @@
 """fp8: a quarter of the file, rounded as ml_dtypes rounds, and unpacked once, when the model is loaded."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from onnx import TensorProto, helper
 
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import Float8
-from trimtab_testing.graphs import matrix, mixed_model, model, tensors
+from trimtab_testing.graphs import answer, matrix, mixed_model, model, tensors
 
 FLOATS8 = pytest.mark.parametrize(
     ("kind", "rounded", "largest"),
@@ -60,20 +62,51 @@ def test_a_column_with_nothing_to_scale_becomes_zeros_of_floats_of_8_bits(
 
 
 @FLOATS8
-@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize(("side", "left"), [(64, ["MatMul"]), (600, ["MatMul", "Mul"])])
 def test_floats_of_8_bits_are_unpacked_at_loading_and_not_at_each_call(
-    tmp_path: Path, kind: int, rounded: Any, largest: int, external: bool
+    tmp_path: Path, kind: int, rounded: Any, largest: int, side: int, left: list[str]
 ) -> None:
-    side = 4224 if external else 64  # 17 MiB of floats of 8 bits lie beside the graph
     source = product(tmp_path / "source", matrix(side, side))
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
 
     rewrite(source, tmp_path / "made.onnx", Float8(kind))
 
-    assert (tmp_path / "made.onnx.data").exists() == external
-    options = ort.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
     ort.InferenceSession(str(tmp_path / "made.onnx"), options, providers=["CPUExecutionProvider"])
-    assert [node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node] == ["MatMul"]
+    assert [node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node] == left
+    rows = matrix(9, side)
+    expected = answer(source, rows)
+    noise = float(np.square(answer(tmp_path / "made.onnx", rows) - expected).mean() / np.square(expected).mean())
+    assert noise < 0.005
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+import onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+ort.InferenceSession(sys.argv[1], options)
+status = Path("/proc/self/status").read_text()
+print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
+"""
+
+
+def test_to_load_large_matrices_of_8_bits_takes_no_more_memory_than_their_float32(tmp_path: Path) -> None:
+    layers = [helper.make_node("MatMul", ["h" if n else "x", f"w{n}"], ["y" if n == 7 else "h"]) for n in range(8)]
+    for n, node in enumerate(layers[:-1]):
+        node.output[0] = layers[n + 1].input[0] = f"h{n}"
+    weights = {f"w{n}": matrix(2048, 2048) for n in range(8)}
+    source = model(tmp_path / "source", layers, weights, 2048, 2048, external=True)
+
+    rewrite(source, tmp_path / "made.onnx", Float8(TensorProto.FLOAT8E4M3FN))
+
+    command = [sys.executable, "-c", _PEAK]
+    before, after = (
+        int(subprocess.run([*command, path], capture_output=True, text=True, check=True).stdout)
+        for path in (source, tmp_path / "made.onnx")
+    )
+    assert after - before < 64, (before, after)  # MiB; 128 are the weights in float32
 
 
 def test_products_that_share_a_weight_share_what_is_unpacked_of_it(tmp_path: Path) -> None:
