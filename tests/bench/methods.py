@@ -27,6 +27,8 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "int2, blocks of 16": {"dtype": "int2", "blockSize": 16},
     "fp16": {"dtype": "fp16"},
     "bf16": {"dtype": "bf16"},
+    "fp8e4m3": {"dtype": "fp8e4m3"},
+    "fp8e5m2": {"dtype": "fp8e5m2"},
 }
 
 

@@ -19,6 +19,8 @@ METHODS: dict[str, tuple[dict[str, Any], float, float]] = {
     "int2": ({"dtype": "int2", "blockSize": 16}, 0.05, 0.25),
     "fp16": ({"dtype": "fp16"}, 0.0, 0.60),
     "bf16": ({"dtype": "bf16"}, 0.005, 0.60),
+    "fp8e4m3": ({"dtype": "fp8e4m3"}, 0.01, 0.35),
+    "fp8e5m2": ({"dtype": "fp8e5m2"}, 0.02, 0.35),
 }
 
 

@@ -6,6 +6,7 @@
 | int8             | static  | everything; ranges come from calibration data          | speed, of convolutions too     |
 | int8, int4, int2 | weights | matrices, in blocks that the product itself unpacks    | memory, and speed for few rows |
 | fp16, bf16       | weights | matrices, turned into float32 when the model is loaded | a smaller file, no speed       |
+| fp8e4m3, fp8e5m2 | weights | the same, with a scale for each output                 | a quarter of the file          |
 
 Static quantization is ONNX Runtime's own. The others rewrite the graph weight by weight (trimtab_optimizer.streaming),
 in memory that does not grow with the model. Each is checked for an effect: a pass that changed nothing has failed.
@@ -26,16 +27,22 @@ from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.static_int8 import quantize_static_int8
 from trimtab_optimizer.streaming.rewrite import rewrite
-from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Scheme, Stored
+from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
 from trimtab_optimizer.streaming.sparse import unpack
 
 _BITS: Final = {"int2": 2, "int4": 4, "int8": 8}
-_FLOATS: Final = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_FLOATS: Final[dict[str, Scheme]] = {
+    "fp16": Stored(TensorProto.FLOAT16),
+    "bf16": Stored(TensorProto.BFLOAT16),
+    "fp8e4m3": Float8(TensorProto.FLOAT8E4M3FN),
+    "fp8e5m2": Float8(TensorProto.FLOAT8E5M2),
+}
 _MODES: Final = ("dynamic", "static", "weights")
 _BLOCK_SIZE: Final = 32
 _QUANTIZED: Final = frozenset(
     {"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "DequantizeLinear", "MatMulNBits"}
 )
+_FLOAT8: Final = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2})
 
 
 def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
@@ -43,7 +50,7 @@ def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     options = item.quantize or Quantize()
     mode = _mode(options)
     _check_options(options, mode, work.data)
-    if any(name in _operators(model.weights) for name in _QUANTIZED):
+    if _is_quantized(model.weights):
         raise PassFailed("quantize: the model is quantized already; leave the pass out")
     work.target.mkdir(parents=True)
     target = work.target / ONNX_FILE
@@ -73,7 +80,7 @@ def _mode(options: Quantize) -> str:
 
 def _scheme(options: Quantize, mode: str) -> Scheme:
     if options.dtype in _FLOATS:
-        return Stored(_FLOATS[options.dtype])
+        return _FLOATS[options.dtype]
     if mode == "dynamic":
         return DynamicInt8()
     return Blockwise(_BITS[options.dtype], options.block_size or _BLOCK_SIZE, bool(options.symmetric))
@@ -112,6 +119,14 @@ def _quantized_operators(made: Model, mode: str, dtype: str) -> dict[str, int]:
     if not counts and dtype not in _FLOATS:
         raise _changed_nothing(mode)
     return counts
+
+
+def _is_quantized(path: Path) -> bool:
+    """Tell whether a graph has operators for fewer bits, or floats of 8 bits, which plain operators unpack."""
+    graph = onnx.load(path, load_external_data=False).graph
+    if any(tensor.data_type in _FLOAT8 for tensor in graph.initializer):
+        return True
+    return any(node.op_type in _QUANTIZED for node in graph.node)
 
 
 def _operators(path: Path) -> Counter[str]:

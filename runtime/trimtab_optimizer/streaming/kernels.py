@@ -5,7 +5,7 @@ onnxruntime/core/mlas/lib/q4_dq.cpp); a test holds the two together.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
@@ -78,9 +78,18 @@ def to_bfloat16(values: Floats) -> NDArray[np.uint16]:
     return values.astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
-def to_float8(values: Floats, scales: Floats, kind: type) -> Bytes:
-    """Scale each column and round to a float of 8 bits, `ml_dtypes.float8_e4m3fn` or `float8_e5m2`."""
-    return (values * _inverse(scales)).astype(kind).view(np.uint8)
+def float8_scales(largest: Floats, top: int) -> Floats:
+    """Return the scales that put the largest value of each column on `top`, the largest number of a float of 8 bits.
+
+    1 where there is nothing to scale: a column of zeros, or of values so small that the scale would lose its digits.
+    """
+    scales = largest / np.float32(top)
+    return np.where(scales < np.finfo(np.float32).tiny, np.float32(1), scales)
+
+
+def to_float8(values: Floats, scales: Floats, kind: np.dtype[Any]) -> Bytes:
+    """Scale each column and round to a float of 8 bits, ties to even."""
+    return (values / scales).astype(kind).view(np.uint8)
 
 
 def _blocks(values: Floats, block_size: int) -> Floats:

@@ -4,12 +4,13 @@ A matrix is seen as [K, N] (input, output) whatever way it is stored: MatMul and
 [N, K], which is what torch exports for a linear layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from trimtab_optimizer.streaming import kernels
@@ -23,6 +24,8 @@ MICROSOFT: Final = "com.microsoft"
 _STRIP: Final = 1 << 18  # floats computed at once: a mebibyte, which the cache of a core holds
 _TILE: Final = 16 << 20  # bytes that one worker collects before it writes
 _WIDEST: Final = 1 << 16  # outputs at once, of which a whole block of inputs is read
+_TOP: Final[dict[int, int]] = {TensorProto.FLOAT8E4M3FN: 448, TensorProto.FLOAT8E5M2: 57344}  # the largest numbers
+_LARGE: Final = 1 << 18  # weights: a mebibyte of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +144,8 @@ class DynamicInt8:
     opset: int = 11
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
-        name, shape = matrix.made(matrix.weight.name), (matrix.inputs, matrix.outputs)
-        codes = output.reserve(f"{name}_q", TensorProto.INT8, shape, matrix.inputs * matrix.outputs)
-        scales = output.reserve(f"{name}_scales", TensorProto.FLOAT, (matrix.outputs,), matrix.outputs * 4)
-        yield partial(self._fill, matrix, output, codes, scales)
+        places = _reserve_columns(matrix, output, TensorProto.INT8)
+        yield partial(_fill_columns, matrix, output, places, kernels.column_scales, kernels.quantize_columns)
 
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
         name, row, answer = matrix.made(matrix.weight.name), matrix.made(data), matrix.made(result)
@@ -158,23 +159,6 @@ class DynamicInt8:
             helper.make_node("Mul", [f"{row}_scale", f"{name}_scales"], [factor], name=f"{result}_rescaling"),
             helper.make_node("Mul", [floats, factor], [result], name=f"{result}_scaled"),
         ]
-
-    def _fill(self, matrix: Matrix, output: Output, codes: Place, scales: Place) -> None:
-        largest = np.zeros(matrix.outputs, np.float32)
-        everything = range(matrix.outputs)
-        for inputs, columns in _strips(matrix, everything, 1):
-            part = slice(columns.start, columns.stop)
-            values = matrix.read(inputs, columns)
-            np.maximum(largest[part], np.maximum(values.max(0), -values.min(0)), out=largest[part])
-        factors = kernels.column_scales(largest)
-        output.write(scales, 0, factors)
-        for tile in _ranges(matrix.inputs, max(1, _TILE // matrix.outputs)):
-            made = np.empty((len(tile), matrix.outputs), np.int8)
-            for inputs, columns in _strips(matrix, everything, 1, tile):
-                part = slice(columns.start, columns.stop)
-                rows = slice(inputs.start - tile.start, inputs.stop - tile.start)
-                made[rows, part] = kernels.quantize_columns(matrix.read(inputs, columns), factors[part])
-            output.write(codes, tile.start * matrix.outputs, made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +192,74 @@ class Stored:
                 output.write(place, first * weight.columns * 2, kernels.to_bfloat16(values))
             else:
                 output.write(place, first * weight.columns * 2, _to_float16(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Float8:
+    """Weights in a float of 8 bits with a scale for each output, turned into float32 when the model is loaded.
+
+    Cast and Mul, and not DequantizeLinear: ONNX Runtime computes the two once, at loading, but that one at each call.
+    But it keeps the memory of what it computed in between, as much as the model again. So where a matrix is large, the
+    results are scaled and not the weights: one more operator at each call, which is little beside that product.
+    """
+
+    data_type: int
+    opset: int = 19
+
+    def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
+        kind = helper.tensor_dtype_to_np_dtype(self.data_type)
+        places = _reserve_columns(matrix, output, self.data_type)
+        scale, encode = partial(kernels.float8_scales, top=_TOP[self.data_type]), partial(kernels.to_float8, kind=kind)
+        yield partial(_fill_columns, matrix, output, places, scale, encode)
+
+    def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
+        # Named after the weight: of two products with one weight, both read one float32 matrix.
+        name = matrix.made(matrix.weight.name)
+        floats, scales, product = f"{name}_floats", f"{name}_scales", f"{result}_matmul"
+        cast = helper.make_node("Cast", [f"{name}_q"], [floats], name=f"{name}_cast", to=TensorProto.FLOAT)
+        if matrix.inputs * matrix.outputs < _LARGE:
+            values = f"{name}_values"
+            scaled = helper.make_node("Mul", [floats, scales], [values], name=f"{name}_scaled")
+            return [cast, scaled, helper.make_node("MatMul", [data, values], [result], name=product)]
+        raw = matrix.made(f"{result}_unscaled")
+        multiply = helper.make_node("MatMul", [data, floats], [raw], name=product)
+        return [cast, multiply, helper.make_node("Mul", [raw, scales], [result], name=f"{result}_scaled")]
+
+
+def _reserve_columns(matrix: Matrix, output: Output, data_type: int) -> tuple[Place, Place]:
+    """Return the places of codes of 8 bits, [inputs, outputs], and of a scale for each output."""
+    name, shape = matrix.made(matrix.weight.name), (matrix.inputs, matrix.outputs)
+    codes = output.reserve(f"{name}_q", data_type, shape, matrix.inputs * matrix.outputs)
+    return codes, output.reserve(f"{name}_scales", TensorProto.FLOAT, (matrix.outputs,), matrix.outputs * 4)
+
+
+def _fill_columns(
+    matrix: Matrix,
+    output: Output,
+    places: tuple[Place, Place],
+    scale: Callable[[Floats], Floats],
+    encode: Callable[[Floats, Floats], NDArray[Any]],
+) -> None:
+    """Write codes and scales; `scale` makes a scale of the largest value of a column, `encode` codes of both."""
+    scales = scale(_largest(matrix))
+    output.write(places[1], 0, scales)
+    for tile in _ranges(matrix.inputs, max(1, _TILE // matrix.outputs)):
+        made = np.empty((len(tile), matrix.outputs), np.uint8)
+        for inputs, columns in _strips(matrix, range(matrix.outputs), 1, tile):
+            part = slice(columns.start, columns.stop)
+            rows = slice(inputs.start - tile.start, inputs.stop - tile.start)
+            made[rows, part] = encode(matrix.read(inputs, columns), scales[part]).view(np.uint8)
+        output.write(places[0], tile.start * matrix.outputs, made)
+
+
+def _largest(matrix: Matrix) -> Floats:
+    """Return the largest value of each output, without its sign."""
+    largest = np.zeros(matrix.outputs, np.float32)
+    for inputs, columns in _strips(matrix, range(matrix.outputs), 1):
+        part = slice(columns.start, columns.stop)
+        values = matrix.read(inputs, columns)
+        np.maximum(largest[part], np.maximum(values.max(0), -values.min(0)), out=largest[part])
+    return largest
 
 
 def _to_float16(values: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:

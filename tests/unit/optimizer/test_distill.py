@@ -29,7 +29,13 @@ Work = Callable[..., Workplace]
 TEACHER = "oci://registry.local:5000/models/teacher:v1"
 STUDENT = "oci://registry.local:5000/models/student:v1"
 
-SMALL = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))\n"
+SMALL = """
+from torch import nn
+
+
+def build():
+    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+"""
 
 
 def distilling(**options: object) -> OptimizationPass:

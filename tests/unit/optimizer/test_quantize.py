@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
 from trimtab_api.spec import Calibration, Convert, OptimizationPass, Quantize
-from trimtab_optimizer.data import Dataset, load_data
+from trimtab_optimizer.data import load_data
 from trimtab_optimizer.evaluate import compare, measure
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes import check_order
@@ -64,6 +64,8 @@ def test_int8_is_smaller_and_within_one_point_of_accuracy(
         pytest.param(Quantize(dtype="int2", block_size=16), 0.10, 0.25, id="int2"),
         pytest.param(Quantize(dtype="fp16"), 0.0, 0.56, id="fp16"),
         pytest.param(Quantize(dtype="bf16"), 0.002, 0.56, id="bf16"),
+        pytest.param(Quantize(dtype="fp8e4m3"), 0.005, 0.35, id="fp8e4m3"),
+        pytest.param(Quantize(dtype="fp8e5m2"), 0.005, 0.35, id="fp8e5m2"),
     ],
 )
 @pytest.mark.parametrize("example", ["digits", "attention"])
@@ -87,7 +89,7 @@ def test_weights_in_fewer_bits_are_smaller_and_keep_the_accuracy_that_is_promise
     }
     assert (metrics["accuracy"].value or 0) >= (metrics["accuracy"].source or 1) - drop
     assert outcome.model.size_bytes() <= ratio * converted.size_bytes()
-    assert outcome.notes["gain"] == ("storage" if options.dtype in ("fp16", "bf16") else "speed")
+    assert outcome.notes["gain"] == ("storage" if "fp" in options.dtype or options.dtype == "bf16" else "speed")
 
 
 @pytest.mark.parametrize("item", [STATIC, DYNAMIC], ids=["static", "dynamic"])
@@ -103,8 +105,12 @@ def test_the_same_model_is_quantized_to_the_same_bytes(
     assert first.weights.read_bytes() == second.weights.read_bytes()
 
 
-def test_a_model_quantized_already_is_a_failed_pass(digits_build: Path, work: Callable[..., Workplace]) -> None:
-    once = quantize(DYNAMIC, _converted(digits_build / "model", work("onnx")), work("once")).model
+@pytest.mark.parametrize("first", ["int8", "int4", "fp8e4m3", "fp8e5m2"])
+def test_a_model_quantized_already_is_a_failed_pass(
+    digits_build: Path, work: Callable[..., Workplace], first: str
+) -> None:
+    item = OptimizationPass(quantize=Quantize(dtype=first))
+    once = quantize(item, _converted(digits_build / "model", work("onnx")), work("once")).model
 
     with pytest.raises(PassFailed, match="the model is quantized already; leave the pass out"):
         quantize(DYNAMIC, once, work("twice"))
@@ -149,9 +155,10 @@ def test_a_graph_that_would_grow_is_a_failed_pass(graph: Callable[..., Model], w
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (Quantize(dtype="int3"), "cannot make `int3`; use one of int2, int4, int8, fp16, bf16"),
+        (Quantize(dtype="int3"), "cannot make `int3`; use one of int2, int4, int8, fp16, bf16, fp8e4m3, fp8e5m2"),
         (Quantize(mode="magic"), "no mode `magic`; use one of dynamic, static, weights"),
         (Quantize(dtype="int4", mode="dynamic"), "only int8 has the mode dynamic; leave mode out for int4"),
+        (Quantize(dtype="fp8e4m3", mode="dynamic"), "only int8 has the mode dynamic; leave mode out for fp8e4m3"),
         (Quantize(mode="static"), "mode static needs data; add calibration"),
     ],
 )

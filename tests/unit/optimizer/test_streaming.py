@@ -4,22 +4,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnxruntime.capi import _pybind_state as native
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from trimtab_api.errors import InvalidPackage, PassFailed
 from trimtab_optimizer.streaming.kernels import pack_zeros, quantize_blocks
 from trimtab_optimizer.streaming.rewrite import rewrite
-from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Scheme, Stored
+from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
+from trimtab_testing.graphs import answer, matrix, mixed_model, model, tensors
 
-RANDOM = np.random.default_rng(0)
 SCHEMES: dict[str, Callable[[], Scheme]] = {
     "int8 dynamic": DynamicInt8,
     "int8": lambda: Blockwise(8, 32, False),
@@ -28,45 +26,14 @@ SCHEMES: dict[str, Callable[[], Scheme]] = {
     "int2": lambda: Blockwise(2, 16, False),
     "fp16": lambda: Stored(TensorProto.FLOAT16),
     "bf16": lambda: Stored(TensorProto.BFLOAT16),
+    "fp8e4m3": lambda: Float8(TensorProto.FLOAT8E4M3FN),
+    "fp8e5m2": lambda: Float8(TensorProto.FLOAT8E5M2),
 }
-
-
-def matrix(*shape: int) -> Any:
-    return RANDOM.standard_normal(shape, np.float32)
-
-
-def model(folder: Path, nodes: list[Any], weights: dict[str, Any], inputs: int, outputs: int, external: bool) -> Path:
-    """Write an ONNX model; with `external` its weights lie beside the graph."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", inputs])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", outputs])
-    tensors = [numpy_helper.from_array(values, name) for name, values in weights.items()]
-    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    folder.mkdir(exist_ok=True)
-    path = folder / "model.onnx"
-    onnx.save(made, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
-    return path
 
 
 @pytest.fixture(params=[False, True], ids=["within the graph", "beside the graph"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Write a model with both ways to store a matrix, a bias, a short last block and a weight of two products."""
-    weights = {"a": matrix(70, 96), "bias": matrix(96), "b": matrix(96, 96), "c": matrix(40, 96)}
-    nodes = [
-        helper.make_node("MatMul", ["x", "a"], ["h0"]),
-        helper.make_node("Add", ["h0", "bias"], ["h1"]),
-        helper.make_node("MatMul", ["h1", "b"], ["h2"]),
-        helper.make_node("Relu", ["h2"], ["h3"]),
-        helper.make_node("MatMul", ["h3", "b"], ["h4"]),
-        helper.make_node("Gemm", ["h4", "c"], ["y"], transB=1),
-    ]
-    return model(tmp_path / "source", nodes, weights, 70, 40, request.param)
-
-
-def answer(path: Path, rows: Any) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options).run(None, {"x": rows})[0]
+    return mixed_model(tmp_path / "source", external=request.param)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -132,10 +99,6 @@ def test_dynamic_int8_has_the_weights_of_onnx_runtimes_own(source: Path, tmp_pat
         scales = next(value for key, value in theirs.items() if key.startswith(f"{name}_") and key.endswith("_scale"))
         np.testing.assert_array_equal(ours[f"trimtab0.{name}_q"], codes)
         np.testing.assert_array_equal(ours[f"trimtab0.{name}_scales"], scales)
-
-
-def tensors(path: Path) -> dict[str, Any]:
-    return {item.name: numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer}
 
 
 def test_a_weight_that_something_else_reads_is_left_alone(tmp_path: Path) -> None:
@@ -213,15 +176,16 @@ def test_a_node_whose_first_output_nobody_wants_stays(tmp_path: Path) -> None:
     assert kinds.count("Dropout") == 2
 
 
-def test_a_graph_of_an_old_opset_is_refused_with_the_one_that_it_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "needed"), [("int8 dynamic", 11), ("bf16", 13), ("fp8e4m3", 19), ("fp8e5m2", 19)])
+def test_a_graph_of_an_old_opset_is_refused_with_the_one_that_it_needs(tmp_path: Path, name: str, needed: int) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     source = model(tmp_path / "source", nodes, {"w": matrix(32, 32)}, 32, 32, external=False)
     graph = onnx.load(source)
-    graph.opset_import[0].version = 10
+    graph.opset_import[0].version = needed - 1
     onnx.save(graph, source)
 
-    with pytest.raises(PassFailed, match="needs opset 11 and the graph has 10"):
-        rewrite(source, tmp_path / "made.onnx", DynamicInt8())
+    with pytest.raises(PassFailed, match=f"needs opset {needed} and the graph has {needed - 1}"):
+        rewrite(source, tmp_path / "made.onnx", SCHEMES[name]())
 
 
 def test_a_branch_that_keeps_a_tensor_beside_the_graph_is_refused(tmp_path: Path) -> None:
@@ -251,8 +215,9 @@ def test_a_model_in_float16_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("name", ["int4", "fp8e4m3"])
 def test_a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor(
-    tmp_path: Path, value: float, external: bool
+    tmp_path: Path, value: float, external: bool, name: str
 ) -> None:
     weight = matrix(32, 32)
     weight[3, 5] = value
@@ -261,7 +226,7 @@ def test_a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor(
     )
 
     with pytest.raises(InvalidPackage, match="tensor w holds NaN or infinity"):
-        rewrite(source, tmp_path / "made.onnx", Blockwise(4, 32, False))
+        rewrite(source, tmp_path / "made.onnx", SCHEMES[name]())
 
 
 def test_a_file_that_ends_too_early_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -278,14 +243,15 @@ _PEAK = """
 import sys
 from pathlib import Path
 from trimtab_optimizer.streaming.rewrite import rewrite
-from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8
-rewrite(Path(sys.argv[1]), Path(sys.argv[2]), DynamicInt8() if sys.argv[3] == "int8" else Blockwise(4, 32, False))
+from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8
+SCHEMES = {"int8": DynamicInt8(), "int4": Blockwise(4, 32, False), "fp8": Float8(17)}
+rewrite(Path(sys.argv[1]), Path(sys.argv[2]), SCHEMES[sys.argv[3]])
 status = Path("/proc/self/status").read_text()
 print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 """
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "fp8"])
 def test_memory_does_not_grow_with_the_model(tmp_path: Path, dtype: str) -> None:
     peaks = []
     for layers in (32, 64):

@@ -1,0 +1,55 @@
+"""Small ONNX models of a few matrix products, what they answer, and what they hold."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+RANDOM = np.random.default_rng(0)
+
+
+def matrix(*shape: int) -> Any:
+    """Return random float32 values."""
+    return RANDOM.standard_normal(shape, np.float32)
+
+
+def model(folder: Path, nodes: list[Any], weights: dict[str, Any], inputs: int, outputs: int, external: bool) -> Path:
+    """Write an ONNX model; with `external` its weights lie beside the graph."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", inputs])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", outputs])
+    constants = [numpy_helper.from_array(values, name) for name, values in weights.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    folder.mkdir(exist_ok=True)
+    path = folder / "model.onnx"
+    onnx.save(made, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
+    return path
+
+
+def mixed_model(folder: Path, external: bool) -> Path:
+    """Write a model with both ways to store a matrix, a bias, a short last block and a weight of two products."""
+    weights = {"a": matrix(70, 96), "bias": matrix(96), "b": matrix(96, 96), "c": matrix(40, 96)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h0"]),
+        helper.make_node("Add", ["h0", "bias"], ["h1"]),
+        helper.make_node("MatMul", ["h1", "b"], ["h2"]),
+        helper.make_node("Relu", ["h2"], ["h3"]),
+        helper.make_node("MatMul", ["h3", "b"], ["h4"]),
+        helper.make_node("Gemm", ["h4", "c"], ["y"], transB=1),
+    ]
+    return model(folder, nodes, weights, 70, 40, external)
+
+
+def answer(path: Path, rows: Any) -> Any:
+    """Return the first output of a model for the rows of its input `x`."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options).run(None, {"x": rows})[0]
+
+
+def tensors(path: Path) -> dict[str, Any]:
+    """Return the constants of a graph by name."""
+    return {item.name: numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer}
