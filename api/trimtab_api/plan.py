@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from trimtab_api.contract import Contract, digest_of
-from trimtab_api.spec import Convert, ModelDeploymentSpec, ModelFormat, ModelSource, OptimizationPass
+from trimtab_api.spec import (
+    Convert,
+    GateMetric,
+    ModelDeploymentSpec,
+    ModelFormat,
+    ModelSource,
+    OptimizationPass,
+    Search,
+)
 
 # Raised when a pass gives other bytes for the same input: results made before are then not reused.
 OPTIMIZER_VERSION: Final = "3"
@@ -20,6 +28,8 @@ class Plan(Contract):
     source: ModelSource
     passes: tuple[OptimizationPass, ...]
     seed: int = 0
+    search: Search | None = None
+    gate: tuple[GateMetric, ...] = ()  # only with a search, which has to know what is good enough
     evaluation_data: str | None = None
     keep_unoptimized: bool = False  # also publish the source merely converted, for `onFailure: ServeUnoptimized`
 
@@ -44,11 +54,17 @@ class Plan(Contract):
         """Return the digest of the whole plan, evaluation included: the key of the artifact and its report."""
         data = resolved[self.evaluation_data] if self.evaluation_data else None
         passes = self._pass_keys(len(self.passes), resolved)
-        return digest_of([*self._start_key(resolved), passes, data, self.keep_unoptimized])
+        return digest_of([*self._start_key(resolved), passes, data, self.keep_unoptimized, *self._search_key()])
 
     def _start_key(self, resolved: Mapping[str, str]) -> list[object]:
         source = [resolved[self.source.uri], self.source.format, self.source.allow_pickle]
         return [OPTIMIZER_VERSION, source, self.seed]
+
+    def _search_key(self) -> list[object]:
+        if self.search is None:
+            return []
+        names = [item.name for item in self.passes]
+        return [names, self.search.to_dict(), [limit.to_dict() for limit in self.gate]]
 
     def _pass_keys(self, count: int, resolved: Mapping[str, str]) -> list[object]:
         return [_pass_key(item, resolved) for item in self.passes[:count]]
@@ -66,6 +82,8 @@ def make_plan(spec: ModelDeploymentSpec) -> Plan:
         source=spec.model.model_copy(update={"secret_ref": None}),
         passes=passes,
         seed=spec.optimization.seed,
+        search=spec.optimization.search,
+        gate=evaluation.metrics if evaluation and spec.optimization.search else (),
         evaluation_data=evaluation.data if evaluation else None,
         keep_unoptimized=bool(evaluation and evaluation.on_failure == "ServeUnoptimized"),
     )
@@ -77,9 +95,9 @@ def tag_of(key: str, prefix: str) -> str:
 
 
 def _pass_key(value: object, resolved: Mapping[str, str]) -> object:
-    """Return a pass in its wire form, with the digest in place of every URI."""
+    """Return a pass in its wire form without its name, and with the digest in place of every URI."""
     if isinstance(value, OptimizationPass):
-        return _pass_key(value.to_dict(), resolved)
+        return _pass_key({value.kind: value.to_dict()[value.kind]}, resolved)
     if isinstance(value, dict):
         return {name: _pass_key(item, resolved) for name, item in value.items()}
     if isinstance(value, list):

@@ -50,6 +50,7 @@ class OptimizationResult(Contract):
     reused: bool = False
     passes: tuple[PassReport, ...] = ()
     metrics: tuple[MeasuredMetric, ...] = ()
+    search: str | None = None  # which variant was taken of how many
     unoptimized: Unoptimized | None = None
 
 

@@ -19,6 +19,7 @@ class RevisionArtifact(Contract):
     resolved: dict[str, str]
     metrics: tuple[MeasuredMetric, ...] = ()
     passes: tuple[PassReport, ...] = ()
+    search: str | None = None
     unoptimized_image: str | None = None
 
 
@@ -63,6 +64,15 @@ def _identity(spec: ModelDeploymentSpec) -> dict[str, Any]:
     return {
         "model": spec.model.model_copy(update={"secret_ref": None}).to_dict(),
         "passes": [item.to_dict() for item in spec.optimization.passes],
+        "seed": spec.optimization.seed,
+        "search": _search(spec),
         "evaluationData": spec.evaluation.data if spec.evaluation else None,
         "runtime": spec.runtime.to_dict(),
     }
+
+
+def _search(spec: ModelDeploymentSpec) -> list[Any] | None:
+    """Return what a search among passes hangs on; limits are part of it, since they tell which variant is taken."""
+    if spec.optimization.search is None or spec.evaluation is None:
+        return None
+    return [spec.optimization.search.to_dict(), [limit.to_dict() for limit in spec.evaluation.metrics]]

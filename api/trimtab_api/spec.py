@@ -46,6 +46,7 @@ class Quantize(Contract):
     calibration: Calibration | None = None
     block_size: int | None = None
     symmetric: bool | None = None
+    full_range: bool | None = None
 
 
 class FineTune(Contract):

@@ -18,20 +18,32 @@ from trimtab_optimizer.importers import import_beside, import_source
 from trimtab_optimizer.logs import quiet_libraries, say
 from trimtab_optimizer.passes import check_order
 from trimtab_optimizer.progress import run_passes
-from trimtab_optimizer.publish import publish
+from trimtab_optimizer.publish import Made, publish
 from trimtab_optimizer.run import Run
+from trimtab_optimizer.search import check_variants, search
 from trimtab_optimizer.store import Store
 
 
 def make_artifact(config: OptimizerConfig, store: Store, resolved: Mapping[str, str]) -> OptimizationResult:
     """Make and publish the artifact of a plan. Raises errors of trimtab_api.errors."""
     quiet_libraries()
+    if config.plan.search:
+        check_variants(config.plan)
+        return _search(_prepare(config, store, resolved))
     check_order(config.plan)
     run = _prepare(config, store, resolved)
     source = run.measure(run.source)
     records, model, result = run_passes(run)
     say("measured", **result.to_dict())
-    return publish(run, model, records, compare(source, result), result.notes)
+    return publish(run, Made(model, records, compare(source, result), result.notes))
+
+
+def _search(run: Run) -> OptimizationResult:
+    found = search(run, run.measure(run.source))
+    say("searched", taken=found.sentence)
+    taken = found.taken
+    made = Made(taken.model, taken.records, taken.metrics, taken.figures.notes, found.report, found.sentence)
+    return publish(run, made)
 
 
 def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str]) -> Run:

@@ -6,8 +6,8 @@ artifact's digest cannot be part of what that digest covers.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.group import ANNOTATION_RESULT
@@ -23,21 +23,32 @@ from trimtab_optimizer.run import Run
 _CONVERT: Final = (OptimizationPass(convert=Convert()),)
 
 
-def publish(
-    run: Run, model: Model, records: Records, metrics: tuple[MeasuredMetric, ...], notes: Mapping[str, str]
-) -> OptimizationResult:
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a plan led to. `notes` say why a figure is absent; `variants` and `search` are there after a search."""
+
+    model: Model
+    records: Records
+    metrics: tuple[MeasuredMetric, ...]
+    notes: Mapping[str, str]
+    variants: list[dict[str, Any]] | None = None
+    search: str | None = None
+
+
+def publish(run: Run, made: Made) -> OptimizationResult:
     """Push model and report as the artifact of the plan, and return the result that the plan tag carries."""
     key = run.plan.key(run.resolved)
     folder = run.scratch / "artifact"
-    shutil.copytree(model.folder, folder, copy_function=shutil.copyfile)
-    write_report(folder, run.plan, run.resolved, records, metrics, notes)
+    shutil.copytree(made.model.folder, folder, copy_function=shutil.copyfile)
+    write_report(folder, run.plan, run.resolved, made.records, made.metrics, made.notes, made.variants)
     digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {})
     result = OptimizationResult(
         artifact=f"{run.repository}@{digest}",
         plan=key,
         resolved=dict(run.resolved),
-        passes=tuple(record.summary() for record in records),
-        metrics=metrics,
+        passes=tuple(record.summary() for record in made.records),
+        metrics=made.metrics,
+        search=made.search,
         unoptimized=_publish_unoptimized(run) if run.plan.keep_unoptimized else None,
     )
     annotations = {ANNOTATION_RESULT: canonical_json(result.to_dict())}
@@ -48,7 +59,7 @@ def publish(
 
 def _publish_unoptimized(run: Run) -> Unoptimized:
     """Push the source merely converted. All plans of one source share it, and the first pass of most."""
-    plan = run.plan.model_copy(update={"passes": _CONVERT})
+    plan = run.plan.model_copy(update={"passes": _CONVERT, "search": None, "gate": ()})
     _, model, _ = run_passes(replace(run, plan=plan, scratch=run.scratch / "unoptimized"))
     tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
     digest = run.store.push(model.folder, run.repository, (tag,), {})

@@ -12,7 +12,7 @@ from trimtab_api.package import REPORT_FILE
 from trimtab_api.plan import OPTIMIZER_VERSION, Plan
 from trimtab_api.report import MeasuredMetric, PassReport
 
-_TOOLS: Final = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy", "trimtab")
+_TOOLS: Final = ("torch", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy", "trimtab")
 
 
 class PassRecord(Contract):
@@ -43,6 +43,7 @@ def write_report(
     passes: tuple[PassRecord, ...],
     metrics: tuple[MeasuredMetric, ...],
     notes: Mapping[str, str],
+    variants: list[dict[str, Any]] | None = None,
 ) -> None:
     """Write report.json into the folder of an artifact."""
     document = {
@@ -53,6 +54,8 @@ def write_report(
         "passes": [item.to_dict() for item in passes],
         "metrics": [item.to_dict() | _note(item.name, notes) for item in metrics],
     }
+    if variants is not None:
+        document["variants"] = variants
     (folder / REPORT_FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from trimtab_api.errors import InvalidSpec
+from trimtab_api.gate import Gate, judge
 from trimtab_api.plan import Plan, make_plan
 from trimtab_api.report import OptimizationResult
 from trimtab_api.revision import ModelRevisionSpec, Rejection, RevisionArtifact
 from trimtab_api.spec import GateFailure, ModelDeploymentSpec
 from trimtab_operator.core import optimization, revisions
 from trimtab_operator.core.events import Event, events_between
-from trimtab_operator.core.gate import Gate, judge
 from trimtab_operator.core.observed import Manifest, Observed, Revision
 from trimtab_operator.core.optimization import Optimization, Stage
 from trimtab_operator.core.revisions import Wanted
@@ -155,6 +155,7 @@ def _artifact_of(result: OptimizationResult) -> RevisionArtifact:
         resolved=result.resolved,
         metrics=result.metrics,
         passes=result.passes,
+        search=result.search,
         unoptimized_image=result.unoptimized.artifact if result.unoptimized else None,
     )
 

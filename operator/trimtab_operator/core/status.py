@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from trimtab_api.gate import Gate, GateRow
 from trimtab_api.group import LABEL_DEPLOYMENT
 from trimtab_api.report import METRIC_ACCURACY
 from trimtab_api.revision import Rejection
 from trimtab_api.spec import ModelDeploymentSpec
 from trimtab_operator.core.analysis import write_state
 from trimtab_operator.core.conditions import Condition, merge
-from trimtab_operator.core.gate import Gate, GateRow
 from trimtab_operator.core.observed import Manifest, Observed, Parent
 from trimtab_operator.core.optimization import Optimization, Stage
 from trimtab_operator.core.revisions import Wanted
@@ -206,7 +206,8 @@ def _optimization(summary: Summary) -> dict[str, Any] | None:
         return None
     artifact = recorded.spec.artifact
     passes = [item.to_dict() for item in artifact.passes]
-    return {"plan": artifact.plan, "artifact": artifact.image, "passes": passes}
+    found = {"plan": artifact.plan, "artifact": artifact.image, "passes": passes}
+    return found | ({"search": artifact.search} if artifact.search else {})
 
 
 def _evaluation(summary: Summary) -> dict[str, Any] | None:

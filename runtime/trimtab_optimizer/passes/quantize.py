@@ -8,11 +8,15 @@
 | fp16, bf16       | weights | matrices, turned into float32 when the model is loaded | a smaller file, no speed       |
 | fp8e4m3, fp8e5m2 | weights | the same, with a scale for each output                 | a quarter of the file          |
 
+`mode: auto` makes int8 dynamic and static, measures both, and takes the faster.
+
 Static quantization is ONNX Runtime's own. The others rewrite the graph weight by weight (trimtab_optimizer.streaming),
 in memory that does not grow with the model. Each is checked for an effect: a pass that changed nothing has failed.
 """
 
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +27,11 @@ from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE
 from trimtab_api.spec import OptimizationPass, Quantize
 from trimtab_optimizer.data import Dataset
+from trimtab_optimizer.evaluate import latency_ratio
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.static_int8 import quantize_static_int8
+from trimtab_optimizer.streaming.kernels import COLUMN_CODES, FULL_CODES
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
 from trimtab_optimizer.streaming.sparse import unpack
@@ -37,7 +43,8 @@ _FLOATS: Final[dict[str, Scheme]] = {
     "fp8e4m3": Float8(TensorProto.FLOAT8E4M3FN),
     "fp8e5m2": Float8(TensorProto.FLOAT8E5M2),
 }
-_MODES: Final = ("dynamic", "static", "weights")
+_MODES: Final = ("dynamic", "static", "weights", "auto")
+_MEASURED_MODES: Final = ("static", "dynamic")
 _BLOCK_SIZE: Final = 32
 _QUANTIZED: Final = frozenset(
     {"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "DequantizeLinear", "MatMulNBits"}
@@ -52,14 +59,19 @@ def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     _check_options(options, mode, work.data)
     if _is_quantized(model.weights):
         raise PassFailed("quantize: the model is quantized already; leave the pass out")
+    dense = _dense(model, work.scratch)
+    return _fastest(options, dense, work) if mode == "auto" else _quantize(options, mode, dense, work)
+
+
+def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Outcome:
     work.target.mkdir(parents=True)
     target = work.target / ONNX_FILE
     notes: dict[str, object] = {"mode": mode, "gain": "storage" if options.dtype in _FLOATS else "speed"}
-    weights = _dense(model, work.scratch)
     if mode == "static" and options.calibration and work.data:
-        quantize_static_int8(weights, target, work.scratch, work.data, options.calibration.samples)
+        samples = options.calibration.samples
+        quantize_static_int8(model.weights, target, work.scratch, work.data, samples, bool(options.full_range))
     else:
-        done = rewrite(weights, target, _scheme(options, mode))
+        done = rewrite(model.weights, target, _scheme(options, mode))
         if not done.changed:
             raise _changed_nothing(mode)
         notes |= {"matrices": len(done.changed), "leftAlone": list(done.left)}
@@ -68,10 +80,31 @@ def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     return Outcome(made, notes | {"operators": _quantized_operators(made, mode, options.dtype)})
 
 
-def _dense(model: Model, scratch: Path) -> Path:
-    """Return the graph with weights that pruning stored sparse as plain tensors, which is what quantization reads."""
-    dense = scratch / "dense.onnx"
-    return dense if unpack(model.weights, dense) else model.weights
+def _fastest(options: Quantize, model: Model, work: Workplace) -> Outcome:
+    """Return the mode whose rows take least time: static for convolutions, dynamic for products, as measured here."""
+    made: dict[str, Outcome] = {}
+    failed: dict[str, str] = {}
+    for mode in _MEASURED_MODES:
+        place = replace(work, target=work.scratch / mode, scratch=work.scratch / f"{mode}-scratch")
+        place.scratch.mkdir()
+        try:
+            made[mode] = _quantize(options, mode, model, place)
+        except PassFailed as error:
+            failed[mode] = str(error)
+    if not made:
+        raise PassFailed(f"quantize (auto) found no mode that works: {'; '.join(failed.values())}")
+    ratios = {mode: latency_ratio(model, out.model, work.data, False, work.seed) for mode, out in made.items()}
+    best = min(ratios, key=lambda mode: ratios[mode])
+    shutil.move(made[best].model.folder, work.target)
+    notes = made[best].notes | {"latencyRatios": {mode: round(ratio, 4) for mode, ratio in ratios.items()}}
+    return Outcome(Model(work.target, made[best].model.package), notes | {"failedModes": failed})
+
+
+def _dense(model: Model, scratch: Path) -> Model:
+    """Return the model with weights that pruning stored sparse as plain tensors, which is what quantization reads."""
+    folder = scratch / "dense"
+    folder.mkdir()
+    return Model(folder, model.package) if unpack(model.weights, folder / ONNX_FILE) else model
 
 
 def _mode(options: Quantize) -> str:
@@ -82,7 +115,7 @@ def _scheme(options: Quantize, mode: str) -> Scheme:
     if options.dtype in _FLOATS:
         return _FLOATS[options.dtype]
     if mode == "dynamic":
-        return DynamicInt8()
+        return DynamicInt8(FULL_CODES if options.full_range else COLUMN_CODES)
     return Blockwise(_BITS[options.dtype], options.block_size or _BLOCK_SIZE, bool(options.symmetric))
 
 
@@ -94,8 +127,10 @@ def _check_options(options: Quantize, mode: str, calibration: Dataset | None) ->
         raise PassFailed(f"quantize knows no mode `{mode}`; use one of {', '.join(_MODES)}")
     if mode != "weights" and options.dtype != "int8":
         raise PassFailed(f"quantize: only int8 has the mode {mode}; leave mode out for {options.dtype}")
-    if mode == "static" and calibration is None:
-        raise PassFailed("quantize: mode static needs data; add calibration: {uri: oci://...}, or use mode: dynamic")
+    if mode in ("static", "auto") and calibration is None:
+        raise PassFailed(
+            f"quantize: mode {mode} needs data; add calibration with the uri of a data set, or use mode: dynamic"
+        )
 
 
 def _changed_nothing(mode: str) -> PassFailed:

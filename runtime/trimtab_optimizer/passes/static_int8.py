@@ -26,8 +26,13 @@ _BATCH: Final = 32
 _LARGEST_INLINE: Final = 1 << 30
 
 
-def quantize_static_int8(source: Path, target: Path, scratch: Path, calibration: Dataset, samples: int) -> None:
-    """Write `source` in int8 to `target`, calibrated on the first rows. Raises PassFailed."""
+def quantize_static_int8(
+    source: Path, target: Path, scratch: Path, calibration: Dataset, samples: int, full_range: bool = False
+) -> None:
+    """Write `source` in int8 to `target`, calibrated on the first rows. Raises PassFailed.
+
+    `full_range` uses all codes of int8, which only CPUs with VNNI add up right.
+    """
     prepared = _prepare(source, scratch / "prepared.onnx")
     try:
         quantize_static(
@@ -38,7 +43,7 @@ def quantize_static_int8(source: Path, target: Path, scratch: Path, calibration:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            reduce_range=True,  # see COLUMN_CODES in streaming/kernels.py
+            reduce_range=not full_range,  # see COLUMN_CODES in streaming/kernels.py
             calibrate_method=CalibrationMethod.MinMax,
             use_external_data_format=_has_large_weights(prepared),
         )

@@ -17,6 +17,7 @@ Bytes = NDArray[np.uint8]
 # The largest code of a column. CPUs without VNNI add two products of 8 bits in 16, where 255 * 127 * 2 does not fit and
 # ONNX Runtime gives wrong numbers. 255 * 64 * 2 fits, so an artifact means the same on every node.
 COLUMN_CODES: Final = 64
+FULL_CODES: Final = 127  # for nodes that are known to have VNNI
 
 _HALF: Final = np.float32(0.5)
 
@@ -61,16 +62,16 @@ def pack_zeros(zeros: Bytes, bits: int) -> Bytes:
     return found
 
 
-def quantize_columns(values: Floats, scales: Floats) -> NDArray[np.int8]:
-    """Quantize [rows, columns] to whole numbers up to COLUMN_CODES, with one scale for each column."""
+def quantize_columns(values: Floats, scales: Floats, largest: int = COLUMN_CODES) -> NDArray[np.int8]:
+    """Quantize [rows, columns] to whole numbers up to `largest`, with one scale for each column."""
     codes = values * _inverse(scales)
     np.rint(codes, out=codes)
-    return np.clip(codes, -COLUMN_CODES, COLUMN_CODES, out=codes).astype(np.int8)
+    return np.clip(codes, -largest, largest, out=codes).astype(np.int8)
 
 
-def column_scales(largest: Floats) -> Floats:
-    """Return the scales that put the largest value of each column on COLUMN_CODES."""
-    return largest / np.float32(COLUMN_CODES)
+def column_scales(values: Floats, largest: int = COLUMN_CODES) -> Floats:
+    """Return the scales that put the largest value of each column on the largest code."""
+    return values / np.float32(largest)
 
 
 def to_bfloat16(values: Floats) -> NDArray[np.uint16]:

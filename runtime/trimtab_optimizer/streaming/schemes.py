@@ -138,14 +138,17 @@ class Blockwise:
 class DynamicInt8:
     """Weights of 8 bits with a scale for each output; activations are measured and rounded at each call.
 
-    The nodes are those that ONNX Runtime fuses into one integer product.
+    The nodes are those that ONNX Runtime fuses into one integer product. `largest` is the largest code.
     """
 
+    largest: int = kernels.COLUMN_CODES
     opset: int = 11
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
         places = _reserve_columns(matrix, output, TensorProto.INT8)
-        yield partial(_fill_columns, matrix, output, places, kernels.column_scales, kernels.quantize_columns)
+        scale = partial(kernels.column_scales, largest=self.largest)
+        encode = partial(kernels.quantize_columns, largest=self.largest)
+        yield partial(_fill_columns, matrix, output, places, scale, encode)
 
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
         name, row, answer = matrix.made(matrix.weight.name), matrix.made(data), matrix.made(result)

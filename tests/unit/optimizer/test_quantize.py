@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import yaml
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
@@ -186,3 +187,34 @@ def test_options_that_do_not_exist_are_a_failed_pass(
 def test_passes_that_cannot_follow_each_other_are_both_named(passes: list[Any], named: str) -> None:
     with pytest.raises(PassFailed, match=named):
         check_order(Plan.parse({"source": {"uri": "oci://a/b"}, "passes": passes}))
+
+
+@pytest.mark.parametrize("example", ["digits", "attention"])
+def test_auto_takes_the_mode_that_was_faster_here(
+    example: str, request: pytest.FixtureRequest, work: Callable[..., Workplace]
+) -> None:
+    build = request.getfixturevalue(f"{example}_build")
+    source = load_package(build / "model")
+    rows = load_data(build / "data-train", source.package, need_labels=False)
+    calibration = Calibration(uri="oci://a/b", samples=64)
+    auto = OptimizationPass(quantize=Quantize(mode="auto", calibration=calibration))
+
+    done = quantize(auto, _converted(build / "model", work("onnx")), work("auto", rows))
+
+    ratios = done.notes["latencyRatios"]
+    assert isinstance(ratios, dict)
+    assert set(ratios) == {"static", "dynamic"}
+    assert ratios[done.notes["mode"]] == min(ratios.values())
+
+
+def test_the_full_range_is_finer(digits_build: Path, work: Callable[..., Workplace]) -> None:
+    onnx_model = _converted(digits_build / "model", work("onnx"))
+    codes = []
+    for full in (False, True):
+        item = OptimizationPass(quantize=Quantize(mode="dynamic", full_range=full))
+        graph = onnx.load(quantize(item, onnx_model, work(f"full-{full}")).model.weights).graph
+        codes.append(
+            max(abs(numpy_helper.to_array(t).astype(int)).max() for t in graph.initializer if t.data_type == 3)
+        )
+
+    assert codes == [64, 127]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from trimtab_api.gate import Gate, judge
 from trimtab_api.report import MeasuredMetric
 from trimtab_api.spec import Evaluation
-from trimtab_operator.core.gate import Gate, judge
 
 
 def verdict(limit: dict[str, Any], value: float | None, source: float | None = None) -> Gate:
