@@ -14,13 +14,14 @@ import predictions
 import quietness
 import readiness
 import rollback
+import speed
 import streaming
 from figures import Table
 from installation import installed
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
 
-HERE = {"methods": methods.measure, "streaming": streaming.measure}
+HERE = {"methods": methods.measure, "speed": speed.measure, "streaming": streaming.measure}
 ON_A_NODE = {
     "predictions": predictions.measure,
     "rollback": rollback.measure,

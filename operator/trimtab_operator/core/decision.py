@@ -214,7 +214,7 @@ def _replicas(summary: Summary, revision: Revision, now: datetime) -> int | None
     traffic = observed.traffic
     exposed = traffic is None or traffic.selected in (None, revision.name)
     shares = rollout.weight > 0 and rollout.stable is not None
-    warm = not shares and _warm_until(summary.spec, revision) > now.timestamp()
+    warm = not shares and _warm_until(summary.spec, revision, observed.revisions) > now.timestamp()
     # Never take pods from a revision that the Service, as last seen, still sends traffic to.
     return serving.replicas if warm or (exposed and not _never_selected(summary, revision)) else 0
 
@@ -226,15 +226,21 @@ def _never_selected(summary: Summary, revision: Revision) -> bool:
     return bool(traffic) and revision.name not in pair
 
 
-def _warm_until(spec: ModelDeploymentSpec, revision: Revision) -> float:
+def _warm_until(spec: ModelDeploymentSpec, revision: Revision, all_revisions: tuple[Revision, ...]) -> float:
+    """Return until when a revision keeps its pods for a return: only the one that the last promotion left does.
+
+    Were all of them kept, every edit within the delay would hold its own share of the cluster.
+    """
     retired = revision.retired_at
-    return retired.timestamp() + spec.strategy.canary.scale_down_delay_seconds if retired else 0.0
+    if retired is None or any(item.retired_at and item.retired_at > retired for item in all_revisions):
+        return 0.0
+    return retired.timestamp() + spec.strategy.canary.scale_down_delay_seconds
 
 
 def _warmth_left(spec: ModelDeploymentSpec, observed: Observed, now: datetime) -> float | None:
     """Return the seconds until the next warm revision loses its pods."""
     with_pods = [item for item in observed.revisions if observed.serving(item.name).replicas]
-    left = [_warm_until(spec, item) - now.timestamp() for item in with_pods]
+    left = [_warm_until(spec, item, observed.revisions) - now.timestamp() for item in with_pods]
     return min((seconds for seconds in left if seconds > 0), default=None)
 
 

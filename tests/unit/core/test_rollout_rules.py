@@ -75,6 +75,12 @@ def test_a_promotion_leaves_the_old_revision_warm_until_its_delay_is_over(world:
     assert world.pods(A) == 0
 
 
+def test_only_the_revision_that_the_last_promotion_left_stays_warm(world: Simulation) -> None:
+    promote(world, V2)
+    promote(world, V3)
+    assert (world.pods(A), world.pods(B), world.pods(C)) == (0, 2, 2)
+
+
 def test_an_edit_back_to_the_stable_revision_takes_all_traffic_at_once(world: Simulation) -> None:
     world.apply(version(V2, strategy=HALF))
     world.settle()
