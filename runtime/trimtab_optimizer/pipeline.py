@@ -10,6 +10,7 @@ The plan tag comes last: who finds it finds all the rest.
 import random
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ import torch
 from trimtab_api.report import OptimizationResult
 from trimtab_optimizer.config import OptimizerConfig
 from trimtab_optimizer.data import load_data
-from trimtab_optimizer.evaluate import compare
+from trimtab_optimizer.evaluate import compare, explain, figures_of
 from trimtab_optimizer.importers import import_source
 from trimtab_optimizer.logs import quiet_libraries, say
+from trimtab_optimizer.measuring.own import load_metrics
 from trimtab_optimizer.passes import check_order
 from trimtab_optimizer.progress import run_passes
 from trimtab_optimizer.publish import publish
@@ -33,9 +35,10 @@ def make_artifact(config: OptimizerConfig, store: Store, resolved: Mapping[str, 
     check_order(config.plan)
     run = _prepare(config, store, resolved)
     source = run.measure(run.source)
+    run = replace(run, baseline=source)
     records, model, result = run_passes(run)
-    say("measured", **result.to_dict())
-    return publish(run, model, records, compare(source, result), result.notes)
+    say("measured", **figures_of(source, result))
+    return publish(run, model, records, compare(source, result), explain(source, result))
 
 
 def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str]) -> Run:
@@ -50,11 +53,11 @@ def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str])
         say("pulled", uri=uri, digest=resolved[uri])
     source = import_source(plan.source, folders[plan.source.uri], scratch / "source")
     data = {
-        uri: load_data(folders[uri], source.package, need_labels=uri == plan.evaluation_data)
+        uri: load_data(folders[uri], source.package, evaluation=uri == plan.evaluation_data)
         for uri in plan.uris()
         if uri != plan.source.uri
     }
-    return Run(plan, resolved, store, config.artifact_repository, scratch, source, data)
+    return Run(plan, resolved, store, config.artifact_repository, scratch, source, data, load_metrics(source))
 
 
 def _pinned(uri: str, digest: str) -> str:

@@ -17,8 +17,9 @@ from trimtab_api.group import GROUP
 from trimtab_api.plan import tag_of
 from trimtab_api.spec import OptimizationPass
 from trimtab_optimizer.data import Dataset
-from trimtab_optimizer.evaluate import Figures, latency_ratio
+from trimtab_optimizer.evaluate import Figures, figures_of
 from trimtab_optimizer.logs import say
+from trimtab_optimizer.measuring.latency import latency_ratio
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes import PASSES
 from trimtab_optimizer.report import PassRecord
@@ -35,7 +36,7 @@ def run_passes(run: Run) -> tuple[Records, Model, Figures]:
     """Return the records of all passes, the model that the last one gave, and what was measured of it."""
     run.scratch.mkdir(parents=True, exist_ok=True)
     records, model = _resume(run)
-    figures = run.measure(model)
+    figures = run.measure(model) if records or run.baseline is None else run.baseline
     for number in range(len(records) + 1, len(run.plan.passes) + 1):
         before = model
         record, model = _run_pass(run, number, before)
@@ -43,7 +44,10 @@ def run_passes(run: Run) -> tuple[Records, Model, Figures]:
         digest = run.store.push(model.folder, run.repository, (_tag(run, number),), _annotations(records))
         say("pass finished", number=number, name=record.name, seconds=record.seconds, digest=digest)
         figures = run.measure(model)
-        measured = {"metrics": figures.to_dict(), "warning": _warning(run, record, before, model)}
+        measured = {
+            "metrics": figures_of(run.baseline or figures, figures),
+            "warning": _warning(run, record, before, model),
+        }
         records = (*records[:-1], record.model_copy(update=measured))
     return records, model, figures
 

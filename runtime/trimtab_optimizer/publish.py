@@ -5,7 +5,6 @@ artifact's digest cannot be part of what that digest covers.
 """
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +14,7 @@ from trimtab_api.plan import tag_of
 from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
 from trimtab_api.spec import Convert, OptimizationPass
 from trimtab_optimizer.logs import say
+from trimtab_optimizer.measuring.comparison import Details
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.progress import Records, run_passes
 from trimtab_optimizer.report import write_report
@@ -24,13 +24,13 @@ _CONVERT: Final = (OptimizationPass(convert=Convert()),)
 
 
 def publish(
-    run: Run, model: Model, records: Records, metrics: tuple[MeasuredMetric, ...], notes: Mapping[str, str]
+    run: Run, model: Model, records: Records, metrics: tuple[MeasuredMetric, ...], details: Details
 ) -> OptimizationResult:
     """Push model and report as the artifact of the plan, and return the result that the plan tag carries."""
     key = run.plan.key(run.resolved)
     folder = run.scratch / "artifact"
     shutil.copytree(model.folder, folder, copy_function=shutil.copyfile)
-    write_report(folder, run.plan, run.resolved, records, metrics, notes)
+    write_report(folder, run.plan, run.resolved, records, metrics, details)
     digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {})
     result = OptimizationResult(
         artifact=f"{run.repository}@{digest}",

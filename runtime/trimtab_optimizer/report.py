@@ -42,7 +42,7 @@ def write_report(
     resolved: Mapping[str, str],
     passes: tuple[PassRecord, ...],
     metrics: tuple[MeasuredMetric, ...],
-    notes: Mapping[str, str],
+    details: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write report.json into the folder of an artifact."""
     document = {
@@ -51,7 +51,7 @@ def write_report(
         "resolved": dict(resolved),
         "tools": tool_versions(),
         "passes": [item.to_dict() for item in passes],
-        "metrics": [item.to_dict() | _note(item.name, notes) for item in metrics],
+        "metrics": [{**item.to_dict(), **details.get(item.name, {})} for item in metrics],
     }
     (folder / REPORT_FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -65,7 +65,3 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:  # an image may hold the sources alone
             continue
     return found
-
-
-def _note(name: str, notes: Mapping[str, str]) -> dict[str, str]:
-    return {"note": notes[name]} if name in notes else {}

@@ -8,6 +8,7 @@ from typing import Final
 from trimtab_api.plan import Plan
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.evaluate import Figures, measure
+from trimtab_optimizer.measuring.own import Metric
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.passes.contract import Workplace
 from trimtab_optimizer.store import Store
@@ -26,6 +27,8 @@ class Run:
     scratch: Path
     source: Model
     data: Mapping[str, Dataset] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)  # of the source's own code
+    baseline: Figures | None = None  # what was measured of the source
 
     @property
     def evaluation(self) -> Dataset | None:
@@ -34,7 +37,7 @@ class Run:
 
     def measure(self, model: Model) -> Figures:
         """Measure a model on the evaluation data."""
-        return measure(model, self.evaluation, self.plan.source.allow_pickle, SEED)
+        return measure(model, self.evaluation, self.plan.source.allow_pickle, SEED, self.metrics)
 
     def workplace(self, name: str, calibration: Dataset | None = None) -> Workplace:
         """Return new folders for one pass."""

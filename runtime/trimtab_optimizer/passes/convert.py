@@ -43,7 +43,7 @@ def convert(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     work.target.mkdir(parents=True)
     _export(model, work)
     package = model.package.model_copy(
-        update={"format": ModelFormat.ONNX, "weights": ONNX_FILE, "entrypoint": None},
+        update={"format": ModelFormat.ONNX, "weights": ONNX_FILE, "entrypoint": None, "metrics": None},
     )
     made = write_package(work.target, package)
     return Outcome(made, {"tolerance": TOLERANCE, "maxDifference": _verify(model, made, work)})
