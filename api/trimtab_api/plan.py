@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from trimtab_api.contract import Contract, digest_of
-from trimtab_api.spec import Convert, ModelDeploymentSpec, ModelFormat, ModelSource, OptimizationPass
+from trimtab_api.spec import Convert, ModelDeploymentSpec, ModelFormat, ModelSource, NoEffect, OptimizationPass
 
 # Raised when a pass gives other bytes for the same input: results made before are then not reused.
 OPTIMIZER_VERSION: Final = "2"
@@ -21,6 +21,7 @@ class Plan(Contract):
     passes: tuple[OptimizationPass, ...]
     evaluation_data: str | None = None
     keep_unoptimized: bool = False  # also publish the source merely converted, for `onFailure: ServeUnoptimized`
+    on_no_effect: NoEffect = NoEffect.WARN  # no part of the key of a pass: what is stored remembers its warning
 
     def uris(self) -> tuple[str, ...]:
         """Return every URI the Job reads, the source first, each once."""
@@ -37,7 +38,9 @@ class Plan(Contract):
         """Return the digest of the whole plan, evaluation included: the key of the artifact and its report."""
         data = resolved[self.evaluation_data] if self.evaluation_data else None
         passes = self._pass_keys(len(self.passes), resolved)
-        return digest_of([OPTIMIZER_VERSION, self._source_key(resolved), passes, data, self.keep_unoptimized])
+        return digest_of(
+            [OPTIMIZER_VERSION, self._source_key(resolved), passes, data, self.keep_unoptimized, self.on_no_effect]
+        )
 
     def _source_key(self, resolved: Mapping[str, str]) -> list[object]:
         return [resolved[self.source.uri], self.source.format, self.source.allow_pickle]
@@ -57,6 +60,7 @@ def make_plan(spec: ModelDeploymentSpec) -> Plan:
         passes=passes,
         evaluation_data=evaluation.data if evaluation else None,
         keep_unoptimized=bool(evaluation and evaluation.on_failure == "ServeUnoptimized"),
+        on_no_effect=spec.optimization.on_no_effect,
     )
 
 

@@ -66,8 +66,14 @@ class OptimizationPass(Contract):
         return next(iter(self.to_dict()))
 
 
+class NoEffect(StrEnum):
+    WARN = "Warn"
+    FAIL = "Fail"
+
+
 class Optimization(Contract):
     passes: tuple[OptimizationPass, ...] = ()
+    on_no_effect: NoEffect = NoEffect.WARN
     resources: dict[str, Any] | None = None
     timeout_seconds: int = 3600
 

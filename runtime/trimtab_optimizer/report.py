@@ -15,8 +15,18 @@ from trimtab_api.report import MeasuredMetric, PassReport
 _TOOLS: Final = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy", "trimtab")
 
 
+class LayerNoise(Contract):
+    """How much of a layer's result is noise that a pass brought in: signal to noise in decibels, small is bad."""
+
+    name: str
+    sqnr_db: float
+
+
 class PassRecord(Contract):
-    """One pass of this artifact. `metrics` is absent for a pass whose result was found in the registry."""
+    """One pass of this artifact. What was measured is absent for a pass whose result was found in the registry.
+
+    `absent` says of each measure that was not taken why; `worst_layers` are those whose results the pass changed most.
+    """
 
     name: str
     state: str  # Succeeded | Reused
@@ -26,8 +36,15 @@ class PassRecord(Contract):
     size_bytes_before: int
     seed: int
     notes: dict[str, Any]
-    metrics: dict[str, float] | None = None
     warning: str | None = None
+    metrics: dict[str, float] | None = None
+    operators: dict[str, int] | None = None
+    worst_layers: tuple[LayerNoise, ...] | None = None
+    absent: dict[str, str] | None = None
+
+    def stored(self) -> "PassRecord":
+        """Return what stays true of this pass whatever data it is measured on."""
+        return self.model_copy(update=dict.fromkeys(("metrics", "operators", "worst_layers", "absent")))
 
     def summary(self) -> PassReport:
         """Return what the Job tells of this pass."""

@@ -68,7 +68,7 @@ def find_matrices(graph: GraphProto, folder: Path) -> dict[str, Matrix]:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     found = {node.output[0]: (node, _orientation(node)) for node in graph.node if _is_product(node, tensors)}
     uses: dict[str, set[bool | None]] = {}
-    for node in _all_nodes(graph):
+    for node in all_nodes(graph):
         transposed = found[node.output[0]][1] if node.output and node.output[0] in found else None
         for position, name in enumerate(node.input):
             uses.setdefault(name, set()).add(transposed if position == 1 else None)
@@ -95,7 +95,7 @@ def _check(model: ModelProto, scheme: Scheme) -> None:
 def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Yield the tensors of nodes, branches, loops and functions: all that are no initializers of the graph."""
     functions = (node for function in model.functions for node in function.node)
-    for node in (*_all_nodes(model.graph), *functions):
+    for node in (*all_nodes(model.graph), *functions):
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
             for inner in (attribute.g, *attribute.graphs):
@@ -107,7 +107,7 @@ def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
 def _free_prefix(graph: GraphProto) -> str:
     """Return a beginning that no name of the graph has, for the names that are made."""
     names = {tensor.name for tensor in graph.initializer} | {value.name for value in (*graph.input, *graph.output)}
-    for node in _all_nodes(graph):
+    for node in all_nodes(graph):
         names.update(node.input, node.output)
     number = 0
     while any(name.startswith(f"trimtab{number}.") for name in names):
@@ -127,13 +127,13 @@ def _orientation(node: NodeProto) -> bool:
     return any(item.name == "transB" and item.i for item in node.attribute)
 
 
-def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
     """Yield every node, also those of branches and loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _all_nodes(inner)
+                yield from all_nodes(inner)
 
 
 def _each_once(matrices: dict[str, Matrix]) -> list[Matrix]:

@@ -1,6 +1,5 @@
 """What is measured follows from the data and the model, of the source and of what is made of it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,13 +73,12 @@ def test_tokens_are_measured_by_perplexity(measured: Callable[..., dict[str, Any
 
 
 def test_the_report_tells_of_each_metric_what_stands_behind_it(
-    digits: dict[str, str], run_job: Callable[..., Any], directory_store: Any, tmp_path: Path
+    digits: dict[str, str], run_job: Callable[..., Any], report_of: Callable[[Any], Any]
 ) -> None:
     passes = [{"convert": {}}, {"quantize": {"dtype": "int2", "blockSize": 16}}]
     answer = run_job({"source": {"uri": digits["model"]}, "passes": passes, "evaluationData": digits["test"]})
 
-    directory_store.pull(f"oci://{answer.result.artifact}", tmp_path / "artifact")
-    report = json.loads((tmp_path / "artifact" / "report.json").read_text())
+    report = report_of(answer)
     accuracy = report["metrics"][0]
     differ = accuracy["onlySource"] - accuracy["onlyResult"]
     assert differ == round(540 * (accuracy["source"] - accuracy["value"]))
