@@ -16,10 +16,14 @@ _TOOLS: Final = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "n
 
 
 class LayerNoise(Contract):
-    """How much of a layer's result is noise that a pass brought in: signal to noise in decibels, small is bad."""
+    """How much of a layer's result is noise that a pass brought in: signal to noise in decibels, small is bad.
+
+    `name` is that of the result in the graph, `weight` that of the matrix it is a product with, if it is constant.
+    """
 
     name: str
     sqnr_db: float
+    weight: str | None = None
 
 
 class PassRecord(Contract):
