@@ -4,10 +4,36 @@ A figure that is absent or not a number gives no verdict, and no verdict is neve
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
-from trimtab_api.report import MeasuredMetric
+from trimtab_api.report import (
+    METRIC_ACCURACY,
+    METRIC_AGREEMENT,
+    METRIC_COSINE,
+    METRIC_MEAN_ABSOLUTE_ERROR,
+    METRIC_PERPLEXITY,
+    METRIC_RECALL,
+    METRIC_RMSE,
+    MeasuredMetric,
+)
 from trimtab_api.spec import Evaluation, GateMetric
+
+_LABEL: Final = "the array `label` in the evaluation data"
+# What has to be there for a figure, for the message of one that is not.
+_NEEDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        METRIC_ACCURACY: f"{_LABEL}, the class of each row as integers, and a first output [rows, classes]",
+        METRIC_AGREEMENT: "a first output [rows, classes]",
+        METRIC_RMSE: f"{_LABEL}, floats of the shape of the first output",
+        METRIC_MEAN_ABSOLUTE_ERROR: f"{_LABEL}, floats of the shape of the first output",
+        METRIC_PERPLEXITY: f"{_LABEL}, integers [rows, tokens], and a first output [rows, tokens, vocabulary]",
+        METRIC_COSINE: "evaluation data without `label`, and floats as the first output",
+        METRIC_RECALL: "evaluation data of 12 rows or more without `label`, and floats as the first output",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +74,8 @@ def _judge_one(limit: GateMetric, figure: MeasuredMetric | None) -> GateRow:
     value = figure.value if figure else None
     source = figure.source if figure else None
     if not _is_number(value):
-        return GateRow(limit.name, None, source, None, f"{limit.name} could not be computed; see report.json")
+        needs = f"it needs {_NEEDS[limit.name]}" if limit.name in _NEEDS else "see report.json"
+        return GateRow(limit.name, None, source, None, f"{limit.name} could not be computed; {needs}")
     complaints = [text for text in _complaints(limit, float(value or 0), source) if text]
     undecided = _needs_source(limit) and not _is_number(source)
     if undecided:

@@ -1,11 +1,13 @@
 """The model package: what `model.yaml` says about a model, at its source and inside an artifact."""
 
+import re
 from enum import StrEnum
 from typing import Final
 
 from pydantic import Field, model_validator
 
 from trimtab_api.contract import Contract
+from trimtab_api.report import BUILT_IN_METRICS, METRIC_PATTERN
 from trimtab_api.spec import ModelFormat
 
 MANIFEST_FILE: Final = "model.yaml"
@@ -13,6 +15,7 @@ REPORT_FILE: Final = "report.json"
 ONNX_FILE: Final = "model.onnx"
 WEIGHTS_FILE: Final = "model.safetensors"
 STRUCTURE_FILE: Final = "structure.json"
+MOST_METRICS: Final = 8  # of a package; more would not fit into a termination message
 
 
 class Datatype(StrEnum):
@@ -53,6 +56,7 @@ class ModelPackage(Contract):
     `entrypoint` (`module:callable`, PyTorch only) builds the `nn.Module` without weights; `weights` is a safetensors
     file (PyTorch) or the ONNX file, relative to the package. `labels` names the classes of the first output.
     `structure` (PyTorch only) is the file that tells how pruning changed the module that the entrypoint builds.
+    `metrics` (PyTorch only) maps names to `module:callable`, which get all outputs by name, and the labels.
     """
 
     name: str
@@ -63,9 +67,24 @@ class ModelPackage(Contract):
     weights: str | None = None
     labels: tuple[str, ...] | None = None
     structure: str | None = None
+    metrics: dict[str, str] | None = None
 
     @model_validator(mode="after")
     def _entrypoint_for_pytorch(self) -> "ModelPackage":
         if self.format is ModelFormat.PYTORCH and not (self.entrypoint and self.weights):
             raise ValueError("a pytorch package needs `entrypoint: module:callable` and `weights: model.safetensors`")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_of_its_own(self) -> "ModelPackage":
+        names = self.metrics or {}
+        if names and self.format is not ModelFormat.PYTORCH:
+            raise ValueError("only a pytorch package has code, and so `metrics`; remove them")
+        if len(names) > MOST_METRICS:
+            raise ValueError(f"a package may have {MOST_METRICS} metrics of its own, not {len(names)}")
+        for name in names:
+            if name in BUILT_IN_METRICS:
+                raise ValueError(f"the metric {name} is built in; give your own another name")
+            if not re.fullmatch(METRIC_PATTERN, name):
+                raise ValueError(f"the metric {name!r} needs a name like f1 or wordErrorRate: {METRIC_PATTERN}")
         return self

@@ -14,6 +14,7 @@ from trimtab_api.spec import (
     ModelDeploymentSpec,
     ModelFormat,
     ModelSource,
+    NoEffect,
     OptimizationPass,
     Search,
 )
@@ -32,6 +33,7 @@ class Plan(Contract):
     gate: tuple[GateMetric, ...] = ()  # only with a search, which has to know what is good enough
     evaluation_data: str | None = None
     keep_unoptimized: bool = False  # also publish the source merely converted, for `onFailure: ServeUnoptimized`
+    on_no_effect: NoEffect = NoEffect.WARN  # no part of the key of a pass: what is stored remembers its warning
 
     def uris(self) -> tuple[str, ...]:
         """Return every URI the Job reads, the source first, each once."""
@@ -54,7 +56,8 @@ class Plan(Contract):
         """Return the digest of the whole plan, evaluation included: the key of the artifact and its report."""
         data = resolved[self.evaluation_data] if self.evaluation_data else None
         passes = self._pass_keys(len(self.passes), resolved)
-        return digest_of([*self._start_key(resolved), passes, data, self.keep_unoptimized, *self._search_key()])
+        settings = [data, self.keep_unoptimized, self.on_no_effect]
+        return digest_of([*self._start_key(resolved), passes, *settings, *self._search_key()])
 
     def _start_key(self, resolved: Mapping[str, str]) -> list[object]:
         source = [resolved[self.source.uri], self.source.format, self.source.allow_pickle]
@@ -86,6 +89,7 @@ def make_plan(spec: ModelDeploymentSpec) -> Plan:
         gate=evaluation.metrics if evaluation and spec.optimization.search else (),
         evaluation_data=evaluation.data if evaluation else None,
         keep_unoptimized=bool(evaluation and evaluation.on_failure == "ServeUnoptimized"),
+        on_no_effect=spec.optimization.on_no_effect,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from trimtab_api.contract import Contract, digest_of
 from trimtab_api.report import MeasuredMetric, PassReport
-from trimtab_api.spec import ModelDeploymentSpec
+from trimtab_api.spec import ModelDeploymentSpec, NoEffect
 
 
 class RevisionArtifact(Contract):
@@ -61,7 +61,8 @@ def rejection_key(spec: ModelDeploymentSpec, retry: str) -> str:
 
 
 def _identity(spec: ModelDeploymentSpec) -> dict[str, Any]:
-    return {
+    wanted = {} if spec.optimization.on_no_effect is NoEffect.WARN else {"onNoEffect": spec.optimization.on_no_effect}
+    return wanted | {
         "model": spec.model.model_copy(update={"secret_ref": None}).to_dict(),
         "passes": [item.to_dict() for item in spec.optimization.passes],
         "seed": spec.optimization.seed,

@@ -184,10 +184,16 @@ class Search(Contract):
         return self
 
 
+class NoEffect(StrEnum):
+    WARN = "Warn"
+    FAIL = "Fail"
+
+
 class Optimization(Contract):
     passes: tuple[OptimizationPass, ...] = ()
     search: Search | None = None
     seed: int = 0
+    on_no_effect: NoEffect = NoEffect.WARN
     resources: dict[str, Any] | None = None
     timeout_seconds: int = 3600
 

@@ -1,4 +1,4 @@
-"""Data sets: arrays named like the inputs of the model and, for evaluation, `label`.
+"""Data sets: arrays named like the inputs of the model and, for most measures, `label`.
 
 A data set is a package too: `data.npz` (never pickled) or one safetensors file.
 """
@@ -16,17 +16,16 @@ from safetensors import SafetensorError
 
 from trimtab_api.errors import InvalidData
 from trimtab_api.package import ModelPackage, Tensor
+from trimtab_optimizer.labels import LABEL, Labels, check_that_labels_tell, read_labels
 from trimtab_optimizer.tensors import dtype_of, fits
-
-LABEL = "label"
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Rows that fit a model. `labels` is int64 of shape [rows], or None where the data has none."""
+    """Rows that fit a model. `labels` are as labels.py says, or None where the data has none."""
 
     inputs: dict[str, NDArray[Any]]
-    labels: NDArray[np.int64] | None
+    labels: Labels | None
 
     @property
     def rows(self) -> int:
@@ -39,17 +38,24 @@ class Dataset:
         for start in range(0, end, size):
             yield {name: values[start : min(start + size, end)] for name, values in self.inputs.items()}
 
+    def labels_of(self, size: int) -> Iterator[Labels | None]:
+        """Yield the labels of each of the batches."""
+        for start in range(0, self.rows, size):
+            yield None if self.labels is None else self.labels[start : start + size]
 
-def load_data(folder: Path, package: ModelPackage, need_labels: bool) -> Dataset:
-    """Read a data set and hold it against the inputs of a model. Raises InvalidData saying what was expected."""
+
+def load_data(folder: Path, package: ModelPackage, evaluation: bool) -> Dataset:
+    """Read a data set and hold it against a model. Raises InvalidData saying what was expected.
+
+    Data for an `evaluation` may have no labels, but where it has some, they have to tell a good model from a bad one.
+    """
     arrays = _read(folder)
     inputs = {tensor.name: _input(arrays, tensor) for tensor in package.inputs}
     _check_rows({**inputs, **({LABEL: arrays[LABEL]} if LABEL in arrays else {})})
-    if LABEL in arrays:
-        return Dataset(inputs, _labels(arrays[LABEL], package))
-    if need_labels:
-        raise InvalidData(f"the data has no `{LABEL}` (found: {_names(arrays)}); add the class of each row as integers")
-    return Dataset(inputs, None)
+    labels = read_labels(arrays[LABEL], package) if LABEL in arrays else None
+    if evaluation and labels is not None:
+        check_that_labels_tell(labels, package)
+    return Dataset(inputs, labels)
 
 
 def _read(folder: Path) -> dict[str, NDArray[Any]]:
@@ -85,22 +91,6 @@ def _check_rows(arrays: dict[str, NDArray[Any]]) -> None:
         raise InvalidData(f"the arrays differ in their number of rows: {rows}")
     if not any(rows.values()):
         raise InvalidData("the data is empty; give at least one row")
-
-
-def _labels(values: NDArray[Any], package: ModelPackage) -> NDArray[np.int64]:
-    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
-        raise InvalidData(f"`{LABEL}` is {values.dtype} of shape {list(values.shape)}, expected integers of shape [-1]")
-    classes = classes_of(package)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or (classes is not None and high >= classes):
-        raise InvalidData(f"`{LABEL}` goes from {low} to {high}, expected 0 to {'any' if not classes else classes - 1}")
-    return values.astype(np.int64)
-
-
-def classes_of(package: ModelPackage) -> int | None:
-    """Return how many classes the first output tells apart, if model.yaml says so."""
-    length = package.outputs[0].shape[-1] if len(package.outputs[0].shape) > 1 else -1
-    return length if length > 0 else len(package.labels) if package.labels else None
 
 
 def _names(arrays: dict[str, NDArray[Any]]) -> str:

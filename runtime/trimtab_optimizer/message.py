@@ -4,14 +4,15 @@ from pathlib import Path
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import TrimtabError
-from trimtab_api.report import TERMINATION_MESSAGE_LIMIT, JobFailure, JobMessage, OptimizationResult
+from trimtab_api.report import TERMINATION_MESSAGE_LIMIT, JobFailure, JobMessage, MeasuredMetric, OptimizationResult
 
 _CUT = " [...]"
 
 
 def success(result: OptimizationResult) -> JobMessage:
     """Return the message of a result; where it is too long, what report.json also says is left out."""
-    for shorter in ({}, {"passes": ()}, {"passes": (), "metrics": ()}):
+    bare = tuple(MeasuredMetric(name=item.name, value=item.value, source=item.source) for item in result.metrics)
+    for shorter in ({}, {"passes": ()}, {"passes": (), "metrics": bare}, {"passes": (), "metrics": ()}):
         message = JobMessage(result=result.model_copy(update=shorter))
         if _size(message) <= TERMINATION_MESSAGE_LIMIT:
             return message

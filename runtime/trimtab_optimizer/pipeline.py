@@ -9,13 +9,15 @@ The plan tag comes last: who finds it finds all the rest.
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 
 from trimtab_api.report import OptimizationResult
 from trimtab_optimizer.config import OptimizerConfig
 from trimtab_optimizer.data import load_data
-from trimtab_optimizer.evaluate import compare
+from trimtab_optimizer.evaluate import compare, explain, figures_of
 from trimtab_optimizer.importers import import_beside, import_source
 from trimtab_optimizer.logs import quiet_libraries, say
+from trimtab_optimizer.measuring.own import load_metrics
 from trimtab_optimizer.passes import check_order
 from trimtab_optimizer.progress import run_passes
 from trimtab_optimizer.publish import Made, publish
@@ -33,17 +35,19 @@ def make_artifact(config: OptimizerConfig, store: Store, resolved: Mapping[str, 
     check_order(config.plan)
     run = _prepare(config, store, resolved)
     source = run.measure(run.source)
+    run = replace(run, baseline=source)
     records, model, result = run_passes(run)
-    say("measured", **result.to_dict())
-    return publish(run, Made(model, records, compare(source, result), result.notes))
+    say("measured", **figures_of(source, result))
+    return publish(run, Made(model, records, compare(source, result), explain(source, result)))
 
 
 def _search(run: Run) -> OptimizationResult:
-    found = search(run, run.measure(run.source))
+    source = run.measure(run.source)
+    found = search(replace(run, baseline=source), source)
     say("searched", taken=found.sentence)
     taken = found.taken
-    made = Made(taken.model, taken.records, taken.metrics, taken.figures.notes, found.report, found.sentence)
-    return publish(run, made)
+    details = explain(source, taken.figures)
+    return publish(run, Made(taken.model, taken.records, taken.metrics, details, found.report, found.sentence))
 
 
 def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str]) -> Run:
@@ -58,10 +62,10 @@ def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str])
     source = import_source(plan.source, folders[plan.source.uri], scratch / "source")
     packages = {uri: import_beside(folders[uri], uri) for uri in plan.package_uris()}
     data = {
-        uri: load_data(folders[uri], source.package, need_labels=uri == plan.evaluation_data)
-        for uri in plan.data_uris()
+        uri: load_data(folders[uri], source.package, evaluation=uri == plan.evaluation_data) for uri in plan.data_uris()
     }
-    return Run(plan, resolved, store, config.artifact_repository, scratch, source, packages, data)
+    place = (store, config.artifact_repository, scratch)
+    return Run(plan, resolved, *place, source, packages, data, load_metrics(source))
 
 
 def _pinned(uri: str, digest: str) -> str:

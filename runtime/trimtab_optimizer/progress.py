@@ -19,7 +19,9 @@ from trimtab_api.errors import DigestMismatch, InvalidPackage, SourceNotFound
 from trimtab_api.group import GROUP
 from trimtab_api.plan import tag_of
 from trimtab_optimizer.checkpoints import checkpoints_of
-from trimtab_optimizer.evaluate import Figures, latency_ratio
+from trimtab_optimizer.effects import refuse_without_effect, with_effect
+from trimtab_optimizer.evaluate import Figures
+from trimtab_optimizer.inspection import inspected
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes import PASSES
@@ -28,7 +30,6 @@ from trimtab_optimizer.run import Run
 from trimtab_optimizer.store import repository_uri
 
 _ANNOTATION_PASSES: Final = f"{GROUP}.passes"
-_NOISE: Final = 1.1  # a latency that differs by less is the same
 
 Records = tuple[PassRecord, ...]
 
@@ -37,28 +38,18 @@ def run_passes(run: Run) -> tuple[Records, Model, Figures]:
     """Return the records of all passes, the model that the last one gave, and what was measured of it."""
     run.scratch.mkdir(parents=True, exist_ok=True)
     records, model = _resume(run)
-    figures = run.measure(model)
+    refuse_without_effect(run, *records)
+    figures = run.measure(model) if records or run.baseline is None else run.baseline
     for number in range(len(records) + 1, len(run.plan.passes) + 1):
         before = model
         record, model = _run_pass(run, number, before)
+        record = with_effect(run, record, before, model)
         records = (*records, record)
         digest = run.store.push(model.folder, run.repository, (_tag(run, number),), _annotations(records))
         say("pass finished", number=number, name=record.name, seconds=record.seconds, digest=digest)
         figures = run.measure(model)
-        measured = {"metrics": figures.to_dict(), "warning": _warning(run, record, before, model)}
-        records = (*records[:-1], record.model_copy(update=measured))
+        records = (*records[:-1], inspected(run, record, before, model, figures))
     return records, model, figures
-
-
-def _warning(run: Run, record: PassRecord, before: Model, after: Model) -> str | None:
-    """Say what a pass that promises speed did not achieve: some kernels are slower in fewer bits."""
-    if record.notes.get("gain") != "speed":
-        return None
-    ratio = latency_ratio(before, after, run.evaluation, run.plan.source.allow_pickle, run.plan.seed)
-    if ratio <= _NOISE:
-        return None
-    slower = f"a row takes {ratio:.2g} times as long as before {record.name}"
-    return f"{slower}: try another mode, dtype or blockSize, or leave the pass out"
 
 
 def _resume(run: Run) -> tuple[Records, Model]:
@@ -117,7 +108,7 @@ def _tag(run: Run, count: int) -> str:
 
 
 def _annotations(records: Records) -> dict[str, str]:
-    return {_ANNOTATION_PASSES: canonical_json([record.to_dict() for record in records])}
+    return {_ANNOTATION_PASSES: canonical_json([record.stored().to_dict() for record in records])}
 
 
 def _read_records(annotations: dict[str, str]) -> Records | None:

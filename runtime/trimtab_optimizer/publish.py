@@ -5,7 +5,6 @@ artifact's digest cannot be part of what that digest covers.
 """
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from trimtab_api.plan import tag_of
 from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
 from trimtab_api.spec import Convert, OptimizationPass
 from trimtab_optimizer.logs import say
+from trimtab_optimizer.measuring.comparison import Details
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.progress import Records, run_passes
 from trimtab_optimizer.report import write_report
@@ -25,12 +25,12 @@ _CONVERT: Final = (OptimizationPass(convert=Convert()),)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a plan led to. `notes` say why a figure is absent; `variants` and `search` are there after a search."""
+    """What a plan led to. `details` is what the report says of the metrics; a search leaves `variants` and `search`."""
 
     model: Model
     records: Records
     metrics: tuple[MeasuredMetric, ...]
-    notes: Mapping[str, str]
+    details: Details
     variants: list[dict[str, Any]] | None = None
     search: str | None = None
 
@@ -40,7 +40,7 @@ def publish(run: Run, made: Made) -> OptimizationResult:
     key = run.plan.key(run.resolved)
     folder = run.scratch / "artifact"
     shutil.copytree(made.model.folder, folder, copy_function=shutil.copyfile)
-    write_report(folder, run.plan, run.resolved, made.records, made.metrics, made.notes, made.variants)
+    write_report(folder, run.plan, run.resolved, made.records, made.metrics, made.details, made.variants)
     digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {})
     result = OptimizationResult(
         artifact=f"{run.repository}@{digest}",

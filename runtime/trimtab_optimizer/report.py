@@ -15,8 +15,22 @@ from trimtab_api.report import MeasuredMetric, PassReport
 _TOOLS: Final = ("torch", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy", "trimtab")
 
 
+class LayerNoise(Contract):
+    """How much of a layer's result is noise that a pass brought in: signal to noise in decibels, small is bad.
+
+    `name` is that of the result in the graph, `weight` that of the matrix it is a product with, if it is constant.
+    """
+
+    name: str
+    sqnr_db: float
+    weight: str | None = None
+
+
 class PassRecord(Contract):
-    """One pass of this artifact. `metrics` is absent for a pass whose result was found in the registry."""
+    """One pass of this artifact. What was measured is absent for a pass whose result was found in the registry.
+
+    `absent` says of each measure that was not taken why; `worst_layers` are those whose results the pass changed most.
+    """
 
     name: str
     state: str  # Succeeded | Reused
@@ -26,8 +40,15 @@ class PassRecord(Contract):
     size_bytes_before: int
     seed: int
     notes: dict[str, Any]
-    metrics: dict[str, float] | None = None
     warning: str | None = None
+    metrics: dict[str, float] | None = None
+    operators: dict[str, int] | None = None
+    worst_layers: tuple[LayerNoise, ...] | None = None
+    absent: dict[str, str] | None = None
+
+    def stored(self) -> "PassRecord":
+        """Return what stays true of this pass whatever data it is measured on."""
+        return self.model_copy(update=dict.fromkeys(("metrics", "operators", "worst_layers", "absent")))
 
     def summary(self) -> PassReport:
         """Return what the Job tells of this pass."""
@@ -42,7 +63,7 @@ def write_report(
     resolved: Mapping[str, str],
     passes: tuple[PassRecord, ...],
     metrics: tuple[MeasuredMetric, ...],
-    notes: Mapping[str, str],
+    details: Mapping[str, Mapping[str, Any]],
     variants: list[dict[str, Any]] | None = None,
 ) -> None:
     """Write report.json into the folder of an artifact."""
@@ -52,7 +73,7 @@ def write_report(
         "resolved": dict(resolved),
         "tools": tool_versions(),
         "passes": [item.to_dict() for item in passes],
-        "metrics": [item.to_dict() | _note(item.name, notes) for item in metrics],
+        "metrics": [{**item.to_dict(), **details.get(item.name, {})} for item in metrics],
     }
     if variants is not None:
         document["variants"] = variants
@@ -68,7 +89,3 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:  # an image may hold the sources alone
             continue
     return found
-
-
-def _note(name: str, notes: Mapping[str, str]) -> dict[str, str]:
-    return {"note": notes[name]} if name in notes else {}

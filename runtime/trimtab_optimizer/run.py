@@ -8,6 +8,7 @@ from trimtab_api.plan import Plan
 from trimtab_api.spec import OptimizationPass
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.evaluate import Figures, measure
+from trimtab_optimizer.measuring.own import Metric
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.passes.contract import Checkpoints, Workplace
 from trimtab_optimizer.store import Store
@@ -25,6 +26,8 @@ class Run:
     source: Model
     packages: Mapping[str, Model] = field(default_factory=dict)
     data: Mapping[str, Dataset] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)  # of the source's own code
+    baseline: Figures | None = None  # what was measured of the source
 
     @property
     def evaluation(self) -> Dataset | None:
@@ -33,7 +36,7 @@ class Run:
 
     def measure(self, model: Model) -> Figures:
         """Measure a model on the evaluation data."""
-        return measure(model, self.evaluation, self.plan.source.allow_pickle, self.plan.seed)
+        return measure(model, self.evaluation, self.plan.source.allow_pickle, self.plan.seed, self.metrics)
 
     def workplace(self, name: str, item: OptimizationPass, checkpoints: Checkpoints) -> Workplace:
         """Return new folders for one pass, with what the pass reads."""

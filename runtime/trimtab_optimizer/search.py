@@ -16,7 +16,7 @@ from trimtab_api.gate import Gate, judge
 from trimtab_api.plan import Plan
 from trimtab_api.report import METRIC_ACCURACY, METRIC_LATENCY_P95, METRIC_SIZE, MeasuredMetric
 from trimtab_api.spec import Auto, Evaluation, GateMetric, OptimizationPass
-from trimtab_optimizer.evaluate import Figures, compare
+from trimtab_optimizer.evaluate import Figures, compare, figures_of
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.passes import check_order
@@ -133,7 +133,7 @@ def _try(run: Run, number: int, variant: Variant, source: Figures) -> Trial:
     trial = Trial(
         variant, records, model, figures, metrics, _judge(run, run.plan.gate, metrics), _judge(run, quality, metrics)
     )
-    say("variant measured", passes=variant, passed=trial.gate.passed, **figures.to_dict())
+    say("variant measured", passes=variant, passed=trial.gate.passed, **figures_of(source, figures))
     return trial
 
 

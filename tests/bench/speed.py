@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from trimtab_api.plan import make_plan
 from trimtab_api.spec import ModelDeploymentSpec
 from trimtab_optimizer.__main__ import attempt
-from trimtab_optimizer.evaluate import latency_ratio
+from trimtab_optimizer.measuring.latency import latency_ratio
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.store import Store, open_store
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from trimtab_api.gate import Gate, GateRow
 from trimtab_api.group import LABEL_DEPLOYMENT
-from trimtab_api.report import METRIC_ACCURACY
+from trimtab_api.report import METRIC_ACCURACY, METRIC_COSINE, METRIC_PERPLEXITY, METRIC_RMSE
 from trimtab_api.revision import Rejection
 from trimtab_api.spec import ModelDeploymentSpec
 from trimtab_operator.core.analysis import write_state
@@ -17,6 +17,9 @@ from trimtab_operator.core.revisions import Wanted
 from trimtab_operator.core.rollout import Rollout
 from trimtab_operator.core.scale import share
 from trimtab_operator.core.times import write_time
+
+# What tells how good a model is; data and model decide which of them there is.
+_SHOWN_WITHOUT_LIMIT = (METRIC_ACCURACY, METRIC_RMSE, METRIC_PERPLEXITY, METRIC_COSINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +218,11 @@ def _evaluation(summary: Summary) -> dict[str, Any] | None:
     recorded = summary.observed.revision(summary.wanted.name)
     if gate is None or recorded is None or summary.spec.evaluation is None:
         return None
-    rows = {row.name: _row(row) for row in gate.rows}
-    for item in recorded.spec.artifact.metrics:
-        if item.name == METRIC_ACCURACY and item.name not in rows and item.value is not None:
-            rows[item.name] = item.to_dict()
+    figures = {item.name: item.to_dict() for item in recorded.spec.artifact.metrics if item.value is not None}
+    limited = {row.name: {**figures.get(row.name, {}), **_row(row)} for row in gate.rows}
+    others = {name: figures[name] for name in _SHOWN_WITHOUT_LIMIT if name in figures and name not in limited}
     verdict = {} if gate.passed is None else {"passed": gate.passed}
-    return {**verdict, "metrics": list(rows.values())}
+    return {**verdict, "metrics": [*limited.values(), *others.values()]}
 
 
 def _row(row: GateRow) -> dict[str, Any]:

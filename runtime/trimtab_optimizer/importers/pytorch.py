@@ -1,13 +1,6 @@
-"""PyTorch packages: code of the package builds the module, safetensors fill it.
+"""PyTorch packages: code of the package builds the module, safetensors fill it."""
 
-The code of a package runs in this process; the Job is its cage (no token, read-only root, no other network).
-"""
-
-import importlib
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +12,7 @@ from torch import nn
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import InvalidPackage, UnsafeFormat
 from trimtab_api.package import STRUCTURE_FILE, WEIGHTS_FILE, ModelPackage
+from trimtab_optimizer.importers.code import find_callable, flat, importable
 from trimtab_optimizer.importers.structure import Structure, read_structure, shrink, sizes_changed
 from trimtab_optimizer.package import Model, confined, write_package
 from trimtab_optimizer.tensors import dtype_of, example_inputs, fits
@@ -43,7 +37,7 @@ def load_module(model: Model, allow_pickle: bool) -> nn.Module:
     try:
         missing, unexpected = _fill(module, model.weights, allow_pickle)
     except RuntimeError as error:
-        raise InvalidPackage(f"{model.package.weights} does not fit the module: {_flat(error)}") from error
+        raise InvalidPackage(f"{model.package.weights} does not fit the module: {flat(error)}") from error
     if missing or unexpected:
         complaint = f"missing: {_listed(missing)}; unexpected: {_listed(unexpected)}"
         raise InvalidPackage(f"{model.package.weights} does not fit the module ({complaint}); save its own state_dict")
@@ -85,50 +79,15 @@ def ordered_outputs(found: object, package: ModelPackage) -> list[torch.Tensor]:
 
 def _build(model: Model) -> nn.Module:
     name = model.package.entrypoint or ""
-    with _importable(model.folder):
-        build = _entrypoint(model.folder, name)
+    with importable(model.folder):
+        build = find_callable(model.folder, name, "entrypoint")
         try:
             module = build()
         except (Exception, SystemExit) as error:
-            raise InvalidPackage(f"entrypoint {name} raised {type(error).__name__}: {_flat(error)}") from error
+            raise InvalidPackage(f"entrypoint {name} raised {type(error).__name__}: {flat(error)}") from error
     if not isinstance(module, nn.Module):
         raise InvalidPackage(f"entrypoint {name} gave {type(module).__name__}, expected a torch.nn.Module")
     return module
-
-
-def _entrypoint(folder: Path, name: str) -> Callable[[], object]:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise InvalidPackage(f"entrypoint `{name}` is not of the form module:callable")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise InvalidPackage(f"entrypoint {name} cannot be imported: {type(error).__name__}: {_flat(error)}") from error
-    origin = getattr(module, "__file__", None)
-    if origin is None or folder.resolve() not in Path(origin).resolve().parents:
-        raise InvalidPackage(f"entrypoint {name}: `{module_name}` is not a module of the package; rename or add it")
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        raise InvalidPackage(f"entrypoint {name}: {module_name} has no callable `{attribute}`")
-    return found  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let modules of the package be imported; forget them afterwards, since the next package may use the same names."""
-    before, writes = set(sys.modules), sys.dont_write_bytecode
-    place = str(folder.resolve())
-    sys.path.insert(0, place)
-    sys.dont_write_bytecode = True
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(place)
-        sys.dont_write_bytecode = writes
-        for name in set(sys.modules) - before:
-            if place in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
 
 
 def _fill(module: nn.Module, weights: Path, allow_pickle: bool) -> tuple[list[str], list[str]]:
@@ -150,7 +109,7 @@ def _unpickle(weights: Path, allow_pickle: bool) -> dict[str, Any]:
     try:
         found = torch.load(weights, map_location="cpu", weights_only=False)
     except Exception as error:
-        raise InvalidPackage(f"{weights.name} cannot be read: {type(error).__name__}: {_flat(error)}") from error
+        raise InvalidPackage(f"{weights.name} cannot be read: {type(error).__name__}: {flat(error)}") from error
     found = found.state_dict() if isinstance(found, nn.Module) else found
     if not isinstance(found, dict):
         raise InvalidPackage(f"{weights.name} holds {type(found).__name__}, expected a state_dict")
@@ -165,7 +124,7 @@ def _run(module: nn.Module, package: ModelPackage, rows: int) -> list[torch.Tens
     except Exception as error:
         shapes = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in package.inputs)
         raise InvalidPackage(
-            f"the module cannot take the inputs of model.yaml ({shapes}): {type(error).__name__}: {_flat(error)}"
+            f"the module cannot take the inputs of model.yaml ({shapes}): {type(error).__name__}: {flat(error)}"
         ) from error
     return ordered_outputs(found, package)
 
@@ -183,7 +142,3 @@ def _check_outputs(found: list[torch.Tensor], package: ModelPackage, rows: int) 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return (", ".join(names[:_LISTED]) or "none") + more
-
-
-def _flat(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]

@@ -44,7 +44,7 @@ def convert(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     work.target.mkdir(parents=True)
     _export(model, work)
     sparse = store_sparse(work.target / ONNX_FILE, work.scratch) if structure_of(model).sparse else ()
-    changes = {"format": ModelFormat.ONNX, "weights": ONNX_FILE, "entrypoint": None, "structure": None}
+    changes = {"format": ModelFormat.ONNX, "weights": ONNX_FILE} | dict.fromkeys(("entrypoint", "structure", "metrics"))
     made = write_package(work.target, model.package.model_copy(update=changes))
     notes = {"tolerance": TOLERANCE, "maxDifference": _verify(model, made, work), "sparse": list(sparse)}
     return Outcome(made, notes)

@@ -27,7 +27,7 @@ from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE
 from trimtab_api.spec import OptimizationPass, Quantize
 from trimtab_optimizer.data import Dataset
-from trimtab_optimizer.evaluate import latency_ratio
+from trimtab_optimizer.measuring.latency import latency_ratio
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.static_int8 import quantize_static_int8

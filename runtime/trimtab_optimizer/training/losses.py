@@ -12,9 +12,15 @@ from torch import nn
 from torch.nn import functional
 
 
-def label_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross entropy of scores [rows, classes] with classes [rows]."""
-    return functional.cross_entropy(scores, labels)
+def label_loss(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the distance of an output from labels.
+
+    Whole numbers are classes of scores [..., classes], of each row or each token (-100 is left out); other labels are
+    the values themselves.
+    """
+    if labels.is_floating_point():
+        return functional.mse_loss(output.reshape(labels.shape), labels)
+    return functional.cross_entropy(output.flatten(0, -2), labels.flatten())
 
 
 def answer_loss(outputs: Sequence[torch.Tensor], answers: Sequence[torch.Tensor], temperature: float) -> torch.Tensor:

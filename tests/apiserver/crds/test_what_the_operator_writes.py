@@ -21,7 +21,11 @@ def deployment(**changes: Any) -> dict[str, Any]:
 
 def rolling_out(*steps: dict[str, Any]) -> Simulation:
     """Return a world in which a second revision has half of the traffic and is at the step after that."""
-    world = Simulation(figures={"accuracy": (0.969, 0.972)}, sample=Sample(0, 0, {}))
+    world = Simulation(
+        figures={"accuracy": (0.969, 0.972), "rmse": (0.2, 0.1)},
+        details={"accuracy": {"low": 0.951, "high": 0.981, "pValue": 1.2e-05}},
+        sample=Sample(0, 0, {}),
+    )
     canary = with_steps({"setWeight": 50}, *steps)
     for version in ("v1", "v2"):
         model = {"uri": f"oci://registry.local:5000/models/digits:{version}"}

@@ -40,6 +40,7 @@ class Simulation:
 
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     figures: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    details: dict[str, dict[str, float]] = field(default_factory=dict)  # what else is known of a figure, by its name
     job_failure: JobFailure | None = None
     jobs_run: bool = True
     not_ready: set[str] = field(default_factory=set)
@@ -141,7 +142,10 @@ class Simulation:
     def result(self, plan: Plan) -> OptimizationResult:
         """Return what the Job of a plan would answer."""
         key = plan.key({uri: digest_of(uri) for uri in plan.uris()})
-        metrics = [MeasuredMetric(name=name, value=v, source=s) for name, (v, s) in self.figures.items()]
+        metrics = [
+            MeasuredMetric.parse({"name": name, "value": v, "source": s, **self.details.get(name, {})})
+            for name, (v, s) in self.figures.items()
+        ]
         spare = Unoptimized(artifact=f"r/source@{key}", size_bytes=9) if plan.keep_unoptimized else None
         return OptimizationResult(
             artifact=f"r/a@{key}", plan=key, resolved={}, metrics=tuple(metrics), unoptimized=spare

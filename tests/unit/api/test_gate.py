@@ -51,6 +51,28 @@ def test_a_comparison_without_the_source_is_no_verdict(limit: dict[str, Any], so
     assert "nothing to compare with" in gate.message
 
 
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("accuracy", "`label` in the evaluation data, the class of each row as integers"),
+        ("rmse", "`label` in the evaluation data, floats"),
+        ("perplexity", "`label` in the evaluation data, integers [rows, tokens]"),
+        ("recallAt10", "12 rows or more without `label`"),
+        ("f1", "see report.json"),
+    ],
+)
+def test_a_figure_that_was_not_measured_is_no_verdict_and_the_message_says_what_it_needs(
+    name: str, needed: str
+) -> None:
+    evaluation = Evaluation.parse({"data": "oci://r/d:v1", "metrics": [{"name": name, "min": 0}]})
+
+    gate = judge(evaluation, (MeasuredMetric(name="sizeBytes", value=1),))
+
+    assert gate.passed is None
+    assert gate.message.startswith(f"{name} could not be computed; ")
+    assert needed in gate.message
+
+
 def test_a_missed_limit_fails_even_where_another_has_no_verdict() -> None:
     assert verdict({"min": 0.95, "maxDrop": 0.1}, 0.9, None).passed is False
 

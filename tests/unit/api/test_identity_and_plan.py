@@ -71,6 +71,7 @@ MAKING = {
     "optimization.passes": [{"convert": {}}],
     "optimization.passes.1": {"quantize": {"mode": "dynamic"}},
     "optimization.passes.1.quantize.calibration.samples": 65,
+    "optimization.onNoEffect": "Fail",  # a Job that failed by it, or would, is another one
     "evaluation.data": "oci://registry.local:5000/data:v2",
 }
 
@@ -147,6 +148,12 @@ def test_evaluation_data_is_not_part_of_the_key_of_a_pass() -> None:
     plan = make_plan(ModelDeploymentSpec.parse(FULL))
 
     assert plan.pass_key(2, RESOLVED | {DATA: digest_of("other")}) == plan.pass_key(2, RESOLVED)
+
+
+def test_what_a_pass_without_effect_means_is_not_part_of_its_key() -> None:
+    strict = make_plan(edited("optimization.onNoEffect", "Fail"))
+
+    assert strict.pass_key(2, RESOLVED) == make_plan(ModelDeploymentSpec.parse(FULL)).pass_key(2, RESOLVED)
 
 
 def test_a_plan_names_each_uri_once_and_the_source_first() -> None:

@@ -328,3 +328,18 @@ def test_an_operator_with_other_images_and_settings_restarts_nothing_that_serves
     world.apply(version(V2))
     world.settle()
     assert world.image(B) == "runtime@sha256:1"
+
+
+def test_the_status_shows_how_far_a_figure_can_be_trusted() -> None:
+    behind = {"low": 0.951, "high": 0.981, "pValue": 0.03125}
+    world = Simulation(figures={"accuracy": (0.97, 0.98), "rmse": (0.2, 0.1), "sizeBytes": (7, 9)})
+    world.details = {"accuracy": behind}
+    limits = {"data": "oci://registry.local:5000/data:v1", "metrics": [{"name": "accuracy", "min": 0.9}]}
+    world.apply(a_spec(evaluation=limits))
+    world.settle()
+
+    accuracy, rmse = world.status["evaluation"]["metrics"]
+
+    assert behind.items() <= accuracy.items()
+    assert (accuracy["passed"], accuracy["drop"]) == (True, 0.01)
+    assert rmse == {"name": "rmse", "value": 0.2, "source": 0.1}

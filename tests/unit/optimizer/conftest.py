@@ -176,6 +176,19 @@ def work(tmp_path: Path, checkpoints: KeptCheckpoints) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def report_of(directory_store: Any, tmp_path: Path) -> Callable[[Answer], Any]:
+    """Read the report.json that an answer's artifact carries."""
+
+    def read(answer: Answer) -> Any:
+        assert answer.result, answer.failure
+        folder = Path(tempfile.mkdtemp(dir=tmp_path)) / "artifact"
+        directory_store.pull(f"oci://{answer.result.artifact}", folder)
+        return json.loads((folder / "report.json").read_text())
+
+    return read
+
+
+@pytest.fixture
 def linear_package(tmp_path: Path) -> Callable[..., Path]:
     """Write a package of one linear layer; arguments change its model.yaml, its code or its weights."""
 

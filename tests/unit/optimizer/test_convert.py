@@ -27,7 +27,7 @@ def test_onnx_predicts_what_pytorch_predicts(
 ) -> None:
     build = request.getfixturevalue(f"{example}_build")
     source = load_package(build / "model")
-    rows = load_data(build / "data-test", source.package, need_labels=True).inputs
+    rows = load_data(build / "data-test", source.package, evaluation=True).inputs
 
     made = convert(CONVERT, source, work()).model
 

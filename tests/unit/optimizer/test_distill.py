@@ -50,12 +50,12 @@ def source(digits_build: Path) -> Model:
 
 @pytest.fixture
 def train(digits_build: Path, source: Model) -> Dataset:
-    return load_data(digits_build / "data-train", source.package, need_labels=True)
+    return load_data(digits_build / "data-train", source.package, evaluation=True)
 
 
 @pytest.fixture
 def test(digits_build: Path, source: Model) -> Dataset:
-    return load_data(digits_build / "data-test", source.package, need_labels=True)
+    return load_data(digits_build / "data-test", source.package, evaluation=True)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def small_package(linear_package: Callable[..., Path]) -> Model:
 
 
 def accuracy(model: Model, data: Dataset) -> float:
-    found = measure(model, data, False, 0).accuracy
+    found = measure(model, data, False, 0).answers.scores["accuracy"]
     assert found is not None
     return found
 

@@ -18,7 +18,7 @@ from trimtab_api.errors import InvalidData, InvalidPackage, PassFailed
 from trimtab_api.package import STRUCTURE_FILE
 from trimtab_api.spec import Clip, Convert, FineTune, OptimizationPass, Prune, Quantize
 from trimtab_optimizer.data import Dataset, load_data
-from trimtab_optimizer.evaluate import Figures, measure
+from trimtab_optimizer.evaluate import measure
 from trimtab_optimizer.importers.pytorch import load_module
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes.clip import clip
@@ -82,18 +82,18 @@ def source(digits_build: Path) -> Model:
 
 @pytest.fixture
 def train(digits_build: Path, source: Model) -> Dataset:
-    return load_data(digits_build / "data-train", source.package, need_labels=True)
+    return load_data(digits_build / "data-train", source.package, evaluation=True)
 
 
 @pytest.fixture
 def test(digits_build: Path, source: Model) -> Dataset:
-    return load_data(digits_build / "data-test", source.package, need_labels=True)
+    return load_data(digits_build / "data-test", source.package, evaluation=True)
 
 
 def accuracy(model: Model, data: Dataset) -> float:
-    found: Figures = measure(model, data, False, 0)
-    assert found.accuracy is not None
-    return found.accuracy
+    found = measure(model, data, False, 0).answers.scores["accuracy"]
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(("method", "drop"), [("l1", 0.015), ("l2", 0.015), ("random", 0.03)])
@@ -139,7 +139,7 @@ def test_layers_written_for_their_size_are_left_alone_with_the_reason(attention_
         "blocks.0.query_key_value": "the module is written for its size (RuntimeError)",
         "blocks.1.query_key_value": "the module is written for its size (RuntimeError)",
     }
-    assert accuracy(done.model, load_data(attention_build / "data-test", source.package, True)) > 0.5
+    assert accuracy(done.model, load_data(attention_build / "data-test", source.package, evaluation=True)) > 0.5
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_zeros_are_stored_in_a_bit_and_predict_the_same(
     for made in (late, early):
         assert made.size_bytes() < (1 - amount + 0.1) * dense.size_bytes()
         onnx.checker.check_model(str(made.weights), full_check=True)
-    classes = [measure(made, test, False, 0).classes for made in (late, early)]
+    classes = [measure(made, test, False, 0).answers.classes for made in (late, early)]
     assert np.array_equal(*classes)
 
 

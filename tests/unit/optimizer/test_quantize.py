@@ -38,8 +38,8 @@ def test_int8_is_smaller_and_within_one_point_of_accuracy(
 ) -> None:
     build = request.getfixturevalue(f"{example}_build")
     source = load_package(build / "model")
-    calibration = load_data(build / "data-train", source.package, need_labels=False)
-    test = load_data(build / "data-test", source.package, need_labels=True)
+    calibration = load_data(build / "data-train", source.package, evaluation=False)
+    test = load_data(build / "data-test", source.package, evaluation=True)
 
     made = quantize(item, _converted(build / "model", work("onnx")), work("int8", calibration)).model
 
@@ -80,7 +80,7 @@ def test_weights_in_fewer_bits_are_smaller_and_keep_the_accuracy_that_is_promise
 ) -> None:
     build = request.getfixturevalue(f"{example}_build")
     source = load_package(build / "model")
-    test = load_data(build / "data-test", source.package, need_labels=True)
+    test = load_data(build / "data-test", source.package, evaluation=True)
     converted = _converted(build / "model", work("onnx"))
 
     outcome = quantize(OptimizationPass(quantize=options), converted, work("fewer"))
@@ -98,7 +98,7 @@ def test_the_same_model_is_quantized_to_the_same_bytes(
     digits_build: Path, work: Callable[..., Workplace], item: OptimizationPass
 ) -> None:
     onnx_model = _converted(digits_build / "model", work("onnx"))
-    calibration = load_data(digits_build / "data-train", onnx_model.package, need_labels=False)
+    calibration = load_data(digits_build / "data-train", onnx_model.package, evaluation=False)
 
     first = quantize(item, onnx_model, work("first", calibration)).model
     second = quantize(item, onnx_model, work("second", calibration)).model
@@ -195,7 +195,7 @@ def test_auto_takes_the_mode_that_was_faster_here(
 ) -> None:
     build = request.getfixturevalue(f"{example}_build")
     source = load_package(build / "model")
-    rows = load_data(build / "data-train", source.package, need_labels=False)
+    rows = load_data(build / "data-train", source.package, evaluation=False)
     calibration = Calibration(uri="oci://a/b", samples=64)
     auto = OptimizationPass(quantize=Quantize(mode="auto", calibration=calibration))
 

@@ -1,0 +1,51 @@
+"""The process that memory.py starts: imports what a model needs, notes the peak, loads the model, answers one batch.
+
+python -m trimtab_optimizer.measuring.memory_probe FOLDER ROWS.npz ANSWER [--allow-pickle]
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from trimtab_api.spec import ModelFormat
+from trimtab_optimizer.package import Model, load_package
+
+
+def main(folder: str, rows: str, answer: str, *options: str) -> None:
+    """Write how many bytes the peak grew to a file."""
+    model = load_package(Path(folder))
+    with np.load(rows, allow_pickle=False) as archive:
+        inputs = {name: archive[name] for name in archive.files}
+    run = _run_onnx if model.package.format is ModelFormat.ONNX else _prepare_module("--allow-pickle" in options)
+    before = _peak()
+    run(model, inputs)
+    Path(answer).write_text(str(max(0, _peak() - before)))
+
+
+def _run_onnx(model: Model, inputs: dict[str, NDArray[Any]]) -> None:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    ort.InferenceSession(str(model.weights), options, providers=["CPUExecutionProvider"]).run(None, inputs)
+
+
+def _prepare_module(allow_pickle: bool) -> Any:
+    from trimtab_optimizer.predict import one_thread, predictor_of  # late: an ONNX model can do without torch
+
+    def run(model: Model, inputs: dict[str, NDArray[Any]]) -> None:
+        with one_thread():
+            predictor_of(model, allow_pickle).predict(inputs)
+
+    return run
+
+
+def _peak() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

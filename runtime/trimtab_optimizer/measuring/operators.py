@@ -1,0 +1,17 @@
+"""Which operators a graph has: what a pass replaced can be seen without opening the file."""
+
+from collections import Counter
+
+import onnx
+
+from trimtab_api.spec import ModelFormat
+from trimtab_optimizer.package import Model
+from trimtab_optimizer.streaming.rewrite import all_nodes
+
+
+def count_operators(model: Model) -> dict[str, int] | None:
+    """Return the operators of an ONNX model, branches and loops included; None for a module."""
+    if model.package.format is not ModelFormat.ONNX:
+        return None
+    graph = onnx.load(model.weights, load_external_data=False).graph
+    return dict(Counter(node.op_type for node in all_nodes(graph)))
