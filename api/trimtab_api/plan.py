@@ -77,7 +77,7 @@ def make_plan(spec: ModelDeploymentSpec) -> Plan:
     """Return the plan of a spec. Without a conversion a module is converted to ONNX as soon as it can be."""
     passes = spec.optimization.passes
     trained = [number for number, item in enumerate(passes, start=1) if item.needs_module]
-    if (spec.model.format is ModelFormat.PYTORCH or trained) and not any(item.convert for item in passes):
+    if (spec.model.format is not ModelFormat.ONNX or trained) and not any(item.convert for item in passes):
         place = max(trained, default=0)
         passes = (*passes[:place], OptimizationPass(convert=Convert()), *passes[place:])
     evaluation = spec.evaluation

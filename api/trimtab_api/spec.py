@@ -14,6 +14,7 @@ from trimtab_api.contract import Contract
 class ModelFormat(StrEnum):
     PYTORCH = "pytorch"
     ONNX = "onnx"
+    HUGGINGFACE = "huggingface"
 
 
 class SecretRef(Contract):

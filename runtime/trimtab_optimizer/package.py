@@ -23,6 +23,11 @@ class Stage(StrEnum):
     QUANTIZED = "quantized onnx"
 
 
+def stage_of(source: ModelFormat) -> Stage:
+    """Return where a source stands once it is imported."""
+    return Stage.ONNX if source is ModelFormat.ONNX else Stage.PYTORCH
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model on disk. `package` is the content of the folder's `model.yaml`."""

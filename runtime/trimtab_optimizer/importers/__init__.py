@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trimtab_api.errors import InvalidPackage, UnsafeFormat
 from trimtab_api.spec import ModelFormat, ModelSource
+from trimtab_optimizer.importers.huggingface import import_huggingface
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch
 from trimtab_optimizer.package import Model, load_package
@@ -11,6 +12,10 @@ from trimtab_optimizer.package import Model, load_package
 
 def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
     """Return the source, checked; an ONNX source is laid out in `target` like an artifact. Raises InvalidPackage."""
+    if source.format is ModelFormat.HUGGINGFACE:
+        model = import_huggingface(source, folder, target)
+        check_pytorch(model, source.allow_pickle)
+        return model
     model = load_package(folder)
     if model.package.format is not source.format:
         said = f"model.yaml says format {model.package.format}, the spec says {source.format}"

@@ -8,7 +8,7 @@ from typing import Final
 from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
 from trimtab_api.spec import OptimizationPass
-from trimtab_optimizer.package import Model, Stage
+from trimtab_optimizer.package import Model, Stage, stage_of
 from trimtab_optimizer.passes.clip import clip
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.convert import convert
@@ -44,7 +44,7 @@ PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
 
 def check_order(plan: Plan) -> None:
     """Refuse a plan whose passes cannot follow each other, before any of them runs. Raises PassFailed."""
-    stage, before = Stage(plan.source.format), f"a {plan.source.format} source"
+    stage, before = stage_of(plan.source.format), f"a {plan.source.format} source"
     for number, item in enumerate(plan.passes, start=1):
         step = PASSES.get(item.kind)
         if step is None:

@@ -1,8 +1,6 @@
 """Write a model with other values in its weights: ONNX (dense, or sparse where that is smaller) and safetensors."""
 
-import json
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +12,13 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto
 
-from trimtab_api.errors import InvalidPackage, PassFailed
+from trimtab_api.errors import PassFailed
 from trimtab_optimizer.streaming.carrying import Work, carry_out, copies, replace_tensors
 from trimtab_optimizer.streaming.edits import Edit, Unchanged
 from trimtab_optimizer.streaming.magnitudes import strips
 from trimtab_optimizer.streaming.output import Output, Place
 from trimtab_optimizer.streaming.rewrite import all_nodes, free_prefix
+from trimtab_optimizer.streaming.shards import read_header
 from trimtab_optimizer.streaming.sparse import (
     OPSET,
     Packed,
@@ -153,16 +152,11 @@ def _dense(weight: Weight, edit: Edit, output: Output, place: Place) -> list[Wor
 
 
 def _stored_weights(file: Path) -> Iterator[Weight]:
-    """Yield the float matrices of a safetensors file (its format: an 8-byte length, a JSON header, the bytes)."""
-    try:
-        with file.open("rb") as stored:
-            (length,) = struct.unpack("<Q", stored.read(8))
-            header = json.loads(stored.read(length))
-    except (struct.error, ValueError) as error:
-        raise InvalidPackage(f"{file.name} is not a safetensors file ({error}); save it again") from error
+    """Yield the float matrices of a safetensors file."""
+    begin, header = read_header(file)
     for name, item in sorted(header.items()):
-        if name != "__metadata__" and len(item["shape"]) > 1 and item["dtype"] in _DTYPES:
-            start = 8 + length + item["data_offsets"][0]
+        if len(item["shape"]) > 1 and item["dtype"] in _DTYPES:
+            start = begin + item["data_offsets"][0]
             yield Weight(name, tuple(item["shape"]), _DTYPES[item["dtype"]], file, start, None)
 
 

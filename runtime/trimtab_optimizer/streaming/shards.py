@@ -1,0 +1,57 @@
+"""Checkpoints in several safetensors files, put together into one without holding any tensor."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from trimtab_api.errors import InvalidPackage
+
+
+def read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Return where the bytes of a safetensors file begin, and what its header says of each tensor.
+
+    Raises InvalidPackage for other files and for one that ends before its last tensor.
+    """
+    try:
+        with file.open("rb") as stored:
+            (length,) = struct.unpack("<Q", stored.read(8))
+            header: dict[str, Any] = json.loads(stored.read(length))
+    except (OSError, struct.error, ValueError, OverflowError, MemoryError) as error:
+        raise InvalidPackage(f"{file.name} is not a safetensors file ({error}); save it again") from error
+    header.pop("__metadata__", None)
+    for name, item in header.items():
+        if 8 + length + item["data_offsets"][1] > file.stat().st_size:
+            raise InvalidPackage(f"{file.name} ends within tensor {name}; copy or download it again")
+    return 8 + length, header
+
+
+def merge_shards(index: Path, target: Path) -> None:
+    """Write the tensors of all shards that an index names into one file. Raises InvalidPackage naming a bad shard."""
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InvalidPackage(f"{index.name} has no weight_map ({error!r}); download it again") from error
+    shards = [(index.with_name(Path(name).name), *read_header(_present(index, name))) for name in names]
+    header, end = {}, 0
+    for _, _, tensors in shards:
+        for name, item in tensors.items():
+            start, stop = item["data_offsets"]
+            header[name] = item | {"data_offsets": [end + start, end + stop]}
+        end += max((item["data_offsets"][1] for item in tensors.values()), default=0)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with target.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for shard, begin, _ in shards:
+            with shard.open("rb") as stored:
+                stored.seek(begin)
+                shutil.copyfileobj(stored, file, 8 << 20)
+
+
+def _present(index: Path, name: str) -> Path:
+    shard = index.with_name(Path(name).name)
+    if not shard.is_file():
+        raise InvalidPackage(f"{index.name} names {name}, which is not there; push the whole folder")
+    return shard
