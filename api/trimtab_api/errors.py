@@ -9,7 +9,8 @@ TrimtabError
 │   ├── InvalidPackage       a model package that cannot be loaded
 │   ├── UnsafeFormat         a format that runs code when read, without the opt-in
 │   ├── InvalidData          a data set that does not fit the model
-│   └── PassFailed           an optimization pass that cannot do what is asked
+│   ├── PassFailed           an optimization pass that cannot do what is asked
+│   └── InsufficientMemory   a pass that needs more memory than its Job may have
 └── TransientError       the environment failed: trying again may help
     ├── RegistryUnavailable  no answer, or a server error
     └── OutOfResources       memory or disk ran out
@@ -66,6 +67,10 @@ class InvalidData(UserError):
 
 class PassFailed(UserError):
     reason = "PassFailed"
+
+
+class InsufficientMemory(UserError):
+    reason = "InsufficientMemory"
 
 
 class RegistryUnavailable(TransientError):

@@ -23,6 +23,7 @@ from trimtab_optimizer.effects import refuse_without_effect, with_effect
 from trimtab_optimizer.evaluate import Figures
 from trimtab_optimizer.inspection import inspected
 from trimtab_optimizer.logs import say
+from trimtab_optimizer.memory import check_memory
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes import PASSES
 from trimtab_optimizer.report import PassRecord
@@ -79,6 +80,7 @@ def _pull(run: Run, count: int, digest: str) -> Model | None:
 def _run_pass(run: Run, number: int, model: Model) -> tuple[PassRecord, Model]:
     item = run.plan.passes[number - 1]
     say("pass started", number=number, name=item.kind)
+    check_memory(item.kind, model.size_bytes(), PASSES[item.kind].memory(item))
     work = run.workplace(f"pass-{number}", item, checkpoints_of(run, number))
     before, start = model.size_bytes(), time.monotonic()
     _seed_everything(run.plan.seed)  # for each pass anew: it may be the first that is run here, or a later one

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import footprint
+import memory
 import methods
 import predictions
 import quietness
@@ -21,7 +22,7 @@ from installation import installed
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
 
-HERE = {"methods": methods.measure, "speed": speed.measure, "streaming": streaming.measure}
+HERE = {"methods": methods.measure, "speed": speed.measure, "memory": memory.measure, "streaming": streaming.measure}
 ON_A_NODE = {
     "predictions": predictions.measure,
     "rollback": rollback.measure,

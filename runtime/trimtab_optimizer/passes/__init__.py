@@ -21,23 +21,42 @@ from trimtab_optimizer.passes.quantize import quantize
 class Pass:
     """`run` makes a new model folder from a model at one of the stages in `takes`.
 
-    The result stands at `gives`; None stands for the stage that the model had.
+    The result stands at `gives`; None stands for the stage that the model had. `memory` is what it holds at most, as a
+    multiple of the weights; 0 where it goes through them piece by piece.
     """
 
     run: Callable[[OptimizationPass, Model, Workplace], Outcome]
     takes: frozenset[Stage]
     gives: Stage | None
+    memory: Callable[[OptimizationPass], float] = lambda item: 0.0
+
+
+# Multiples of the weights that were measured; memory.py says how.
+_TRAINING: Final = 7.1
+_PRUNING: Final = 3.0
+_EXPORT: Final = 4.2
+_CALIBRATION: Final = 5.4
+
+
+def _of_pruning(item: OptimizationPass) -> float:
+    if not item.prune or not item.prune.trains:
+        return 0.0
+    return _TRAINING if item.prune.fine_tune else _PRUNING
+
+
+def _of_quantization(item: OptimizationPass) -> float:
+    return _CALIBRATION if item.quantize and item.quantize.mode in ("static", "auto") else 0.0
 
 
 _WEIGHTS: Final = frozenset({Stage.PYTORCH, Stage.ONNX})
 
 PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {
-        "prune": Pass(prune, _WEIGHTS, None),
+        "prune": Pass(prune, _WEIGHTS, None, _of_pruning),
         "clip": Pass(clip, _WEIGHTS, None),
-        "distill": Pass(distill, _WEIGHTS, Stage.PYTORCH),
-        "convert": Pass(convert, frozenset({Stage.PYTORCH, Stage.ONNX}), Stage.ONNX),
-        "quantize": Pass(quantize, frozenset({Stage.ONNX}), Stage.QUANTIZED),
+        "distill": Pass(distill, _WEIGHTS, Stage.PYTORCH, lambda item: _TRAINING),
+        "convert": Pass(convert, frozenset({Stage.PYTORCH, Stage.ONNX}), Stage.ONNX, lambda item: _EXPORT),
+        "quantize": Pass(quantize, frozenset({Stage.ONNX}), Stage.QUANTIZED, _of_quantization),
     }
 )
 

@@ -1,73 +1,69 @@
-"""The memory of a model, measured in a process of its own, and absent with a reason where that fails."""
+"""A pass that cannot fit is refused before it starts, with the estimate, the limit and the mend."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper, save
 
-from trimtab_api.package import ModelPackage
-from trimtab_optimizer.measuring import memory
-from trimtab_optimizer.measuring.memory import peak_memory
-from trimtab_optimizer.package import Model, load_package, write_package
+from trimtab_api.errors import InsufficientMemory
+from trimtab_api.spec import Calibration, Convert, Distill, FineTune, OptimizationPass, Prune, Quantize
+from trimtab_optimizer import memory
+from trimtab_optimizer.memory import check_memory, memory_limit
+from trimtab_optimizer.passes import PASSES
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the peak of a process")
-
-MIB = 1 << 20
-ROWS = {"x": np.zeros((3, 1024), np.float32)}
+STATIC = Quantize(mode="static", calibration=Calibration(uri="oci://a/b:v1"))
 
 
-def product(folder: Path, columns: int) -> Model:
-    """Write a model of one product with 1024 rows."""
-    folder.mkdir()
-    shape = {"x": ["rows", 1024], "y": ["rows", columns]}
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape[name]) for name in "xy"]
-    weight = numpy_helper.from_array(np.ones((1024, columns), np.float32), "w")
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    made = helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
-    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), folder / "model.onnx")
-    wire = {"name": "m", "format": "onnx", "inputs": [{"name": "x", "shape": [-1, 1024]}]}
-    package = ModelPackage.parse({**wire, "outputs": [{"name": "y", "shape": [-1, columns]}]})
-    return write_package(folder, package)
+def test_an_estimate_above_the_limit_names_both_and_the_mend() -> None:
+    with pytest.raises(InsufficientMemory, match=r"distill needs about 7\.49 GiB for weights of 1\.00 GiB, and 4\.00"):
+        check_memory("distill", 1 << 30, 7.1, 4 << 30)
+    with pytest.raises(InsufficientMemory, match=r"limits\.memory to 10Gi or more"):
+        check_memory("distill", 1 << 30, 7.1, 4 << 30)
 
 
-def test_a_larger_model_takes_as_much_more_as_its_weights(tmp_path: Path) -> None:
-    small, large = (
-        peak_memory(product(tmp_path / name, n), ROWS, False, tmp_path) for name, n in (("s", 64), ("l", 16384))
-    )
-
-    assert isinstance(small, int)
-    assert isinstance(large, int)
-    assert 64 * MIB <= large - small < 300 * MIB
+def test_what_fits_is_let_through() -> None:
+    check_memory("distill", 1 << 20, 7.1, 4 << 30)
 
 
-def test_a_module_is_measured_too(linear_package: Callable[..., Path], tmp_path: Path) -> None:
-    found = peak_memory(load_package(linear_package()), {"x": np.zeros((3, 4), np.float32)}, False, tmp_path)
+@pytest.mark.parametrize(
+    ("item", "whole"),
+    [
+        (OptimizationPass(convert=Convert()), True),
+        (OptimizationPass(distill=Distill(data="oci://a/b:v1")), True),
+        (OptimizationPass(prune=Prune(amount=0.5)), True),
+        (OptimizationPass(prune=Prune(structure="unstructured", amount=0.5)), False),
+        (OptimizationPass(quantize=STATIC), True),
+        (OptimizationPass(quantize=Quantize(dtype="int4")), False),
+    ],
+)
+def test_only_passes_that_hold_the_model_grow_with_it(item: OptimizationPass, whole: bool) -> None:
+    assert (PASSES[item.kind].memory(item) > 0) is whole
 
-    assert isinstance(found, int)
-    assert found < 100 * MIB
+
+def test_fine_tuning_needs_what_training_does() -> None:
+    tuned = OptimizationPass(prune=Prune(amount=0.5, fine_tune=FineTune(data="oci://a/b:v1")))
+    plain = OptimizationPass(prune=Prune(amount=0.5))
+    assert PASSES["prune"].memory(tuned) > PASSES["prune"].memory(plain)
 
 
-def test_code_that_ends_the_process_leaves_the_figure_absent(
-    linear_package: Callable[..., Path], tmp_path: Path
+def test_the_limit_of_the_container_counts_where_it_is_below_the_machines(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = linear_package(code="import os\n\n\ndef build():\n    os._exit(7)\n")
-
-    found = peak_memory(load_package(folder), {"x": np.zeros((3, 4), np.float32)}, False, tmp_path)
-
-    assert found == "the process that loads the model ended with 7: no message"
-
-
-def test_a_process_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "SECONDS", 0.01)
-
-    assert peak_memory(product(tmp_path / "m", 64), ROWS, False, tmp_path) == "took longer than 0.01 s"
-    assert not list(tmp_path.glob("memory-*"))
+    machine = memory_limit()
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "unlimited").write_text("max\n")
+    monkeypatch.setattr(memory, "_LIMITS", (tmp_path / "memory.max", tmp_path / "unlimited", tmp_path / "absent"))
+    assert memory_limit() == 1_000_000
+    monkeypatch.setattr(memory, "_LIMITS", (tmp_path / "unlimited", tmp_path / "absent"))
+    assert memory_limit() == pytest.approx(machine, rel=0.2)
 
 
-def test_nothing_is_left_behind(tmp_path: Path) -> None:
-    peak_memory(product(tmp_path / "m", 64), ROWS, False, tmp_path)
+def test_a_job_without_enough_memory_ends_before_the_pass_and_is_not_tried_again(
+    digits: dict[str, str], run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "memory_limit", lambda: 200 << 20)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    answer = run_job({"source": {"uri": digits["model"]}, "passes": [{"convert": {}}]})
+
+    assert answer.code == 42
+    assert answer.failure.reason == "InsufficientMemory"

@@ -1,0 +1,56 @@
+"""What a pass needs of memory, told before it starts, against what this process may have.
+
+The estimate is a constant, what the libraries take, and a multiple of the weights: factors were measured over dense
+networks (docs/benchmarks.md, "Memory of a pass"). It is kept low rather than high: a pass that is refused could not
+have ended well, and one that is let through may still run out.
+"""
+
+import resource
+from pathlib import Path
+from typing import Final
+
+from trimtab_api.errors import InsufficientMemory
+from trimtab_optimizer.logs import say
+
+LIBRARIES: Final = 400 << 20
+
+_LIMITS: Final = (  # of the container: cgroup v2, then v1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def check_memory(name: str, weights: int, factor: float, limit: int | None = None) -> None:
+    """Log the estimate of a pass. Raises InsufficientMemory where it is above the container's or machine's limit."""
+    need, limit = LIBRARIES + int(weights * factor), limit or memory_limit()
+    say("memory", name=name, estimate=need, limit=limit)
+    if need > limit:
+        raise InsufficientMemory(
+            f"{name} needs about {_gib(need)} for weights of {_gib(weights)}, and {_gib(limit)} are there; "
+            f"set spec.optimization.resources.limits.memory to {-(-need * 5 // 4 >> 30)}Gi or more"
+        )
+
+
+def memory_limit() -> int:
+    """Return the bytes that this process may have: the container's limit, or what the machine has left."""
+    free = _available() + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return min(free, *(found for path in _LIMITS if (found := _read(path))))
+
+
+def _read(path: Path) -> int:
+    """Return a limit; what is absent, or no number (`max`), is none, and stands above all others."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 1 << 62
+
+
+def _available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 1 << 62
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.2f} GiB"
