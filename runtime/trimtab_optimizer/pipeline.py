@@ -65,7 +65,8 @@ def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str])
         uri: load_data(folders[uri], source.package, evaluation=uri == plan.evaluation_data) for uri in plan.data_uris()
     }
     place = (store, config.artifact_repository, scratch)
-    return Run(plan, resolved, *place, source, packages, data, load_metrics(source))
+    unfinished = config.scratch / "unfinished"
+    return Run(plan, resolved, *place, source, packages, data, load_metrics(source), unfinished=unfinished)
 
 
 def _pinned(uri: str, digest: str) -> str:

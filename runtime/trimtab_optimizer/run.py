@@ -28,6 +28,7 @@ class Run:
     data: Mapping[str, Dataset] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)  # of the source's own code
     baseline: Figures | None = None  # what was measured of the source
+    unfinished: Path | None = None  # outlives this process
 
     @property
     def evaluation(self) -> Dataset | None:
@@ -38,8 +39,8 @@ class Run:
         """Measure a model on the evaluation data."""
         return measure(model, self.evaluation, self.plan.source.allow_pickle, self.plan.seed, self.metrics)
 
-    def workplace(self, name: str, item: OptimizationPass, checkpoints: Checkpoints) -> Workplace:
-        """Return new folders for one pass, with what the pass reads."""
+    def workplace(self, name: str, item: OptimizationPass, checkpoints: Checkpoints, tag: str) -> Workplace:
+        """Return new folders for the pass with a tag, and with what it reads."""
         scratch = self.scratch / f"{name}-scratch"
         scratch.mkdir(parents=True)
         return Workplace(
@@ -52,4 +53,5 @@ class Run:
             data=self.data[item.data_uri] if item.data_uri else None,
             evaluation=self.evaluation,
             checkpoints=checkpoints,
+            unfinished=self.unfinished / tag if self.unfinished else None,
         )

@@ -23,7 +23,8 @@ class Checkpoints(Protocol):
 class Workplace:
     """`target` is a folder to make, `scratch` one that is thrown away; data is there where the plan names it.
 
-    `source` is the model before all passes, `packages` are those that the plan names beside it, by URI.
+    `source` is the model before all passes, `packages` are those that the plan names beside it, by URI. `unfinished` is
+    a folder of this very pass that outlives the process, for work that goes on after a kill.
     """
 
     target: Path
@@ -35,6 +36,7 @@ class Workplace:
     packages: Mapping[str, Model] = field(default_factory=dict)
     data: Dataset | None = None
     evaluation: Dataset | None = None
+    unfinished: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.static_int8 import quantize_static_int8
 from trimtab_optimizer.streaming.kernels import COLUMN_CODES, FULL_CODES
-from trimtab_optimizer.streaming.rewrite import rewrite
+from trimtab_optimizer.streaming.rewrite import Rewritten, rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
 from trimtab_optimizer.streaming.sparse import unpack
 
@@ -71,7 +71,7 @@ def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Ou
         samples = options.calibration.samples
         quantize_static_int8(model.weights, target, work.scratch, work.data, samples, bool(options.full_range))
     else:
-        done = rewrite(model.weights, target, _scheme(options, mode))
+        done = _rewrite(model, target, _scheme(options, mode), work)
         if not done.changed:
             raise _changed_nothing(mode)
         notes |= {"matrices": len(done.changed), "leftAlone": list(done.left)}
@@ -80,12 +80,24 @@ def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Ou
     return Outcome(made, notes | {"operators": _quantized_operators(made, mode, options.dtype)})
 
 
+def _rewrite(model: Model, target: Path, scheme: Scheme, work: Workplace) -> Rewritten:
+    """Rewrite a graph; where a folder outlives this process, a second one goes on with what is there."""
+    if work.unfinished is None:
+        return rewrite(model.weights, target, scheme)
+    work.unfinished.mkdir(parents=True, exist_ok=True)
+    done = rewrite(model.weights, work.unfinished / target.name, scheme, key=work.unfinished.name)
+    for file in work.unfinished.iterdir():
+        shutil.move(file, target.with_name(file.name))
+    work.unfinished.rmdir()
+    return done
+
+
 def _fastest(options: Quantize, model: Model, work: Workplace) -> Outcome:
     """Return the mode whose rows take least time: static for convolutions, dynamic for products, as measured here."""
     made: dict[str, Outcome] = {}
     failed: dict[str, str] = {}
     for mode in _MEASURED_MODES:
-        place = replace(work, target=work.scratch / mode, scratch=work.scratch / f"{mode}-scratch")
+        place = replace(work, target=work.scratch / mode, scratch=work.scratch / f"{mode}-scratch", unfinished=None)
         place.scratch.mkdir()
         try:
             made[mode] = _quantize(options, mode, model, place)

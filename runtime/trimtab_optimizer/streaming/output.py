@@ -33,12 +33,15 @@ class Output:
     """
 
     path: Path
+    goes_on: bool = False  # keep what an earlier process wrote
+    written: int = 0  # by this process, in bytes
     _places: list[Place] = field(default_factory=list)
     _end: int = 0
     _descriptor: int = -1
 
     def __enter__(self) -> "Output":
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        begin = 0 if self.goes_on else os.O_TRUNC
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | begin, 0o644)
         return self
 
     def __exit__(
@@ -65,6 +68,11 @@ class Output:
         while view:
             written = os.pwrite(self._descriptor, view, offset)
             view, offset = view[written:], offset + written
+            self.written += written
+
+    def flush(self) -> None:
+        """Wait until all that was written is on the disk."""
+        os.fsync(self._descriptor)
 
     def tensors(self) -> list[TensorProto]:
         """Return the new tensors: within the graph where all of them are small, else by their place in the file."""

@@ -4,6 +4,7 @@ The graph itself is small and held in memory; weights are read, computed and wri
 which does all three, so that disk and cores are busy at the same time (numpy and the system calls let the others run).
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from trimtab_api.errors import PassFailed
 from trimtab_optimizer.streaming.carrying import carry_out, copies, replace_tensors
+from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.output import Output
 from trimtab_optimizer.streaming.schemes import MICROSOFT, Matrix, Scheme
 from trimtab_optimizer.streaming.weights import weight_of
@@ -29,8 +31,12 @@ class Rewritten:
     left: tuple[str, ...]
 
 
-def rewrite(source: Path, target: Path, scheme: Scheme, threads: int | None = None) -> Rewritten:
-    """Write `source` to `target` with its matrices stored by a scheme.
+def rewrite(
+    source: Path, target: Path, scheme: Scheme, threads: int | None = None, key: str | None = None
+) -> Rewritten:
+    """Write `source` to `target` with its matrices stored by a scheme. The graph appears last, and whole.
+
+    With a `key`, that of the weights, a second call goes on where one that was killed was, in the same folder.
 
     Raises InvalidPackage for broken weights, and PassFailed for a graph that this cannot carry over.
 
@@ -39,18 +45,34 @@ def rewrite(source: Path, target: Path, scheme: Scheme, threads: int | None = No
     model = onnx.load(source, load_external_data=False)
     graph, data = model.graph, target.with_name(f"{target.name}.data")
     _check(model, scheme)
+    journal = _journal_of(model, target, scheme, key) if key else None
     matrices = find_matrices(graph, source.parent)
-    with Output(data) as output:
+    with Output(data, bool(journal and journal.goes_on)) as output:
         work = [piece for matrix in _each_once(matrices) for piece in scheme.work(matrix, output)]
         work += copies(graph, source.parent, output, {matrix.weight.name for matrix in matrices.values()})
-        carry_out(work, threads)
+        carry_out(journal.left(work, output) if journal else work, threads)
         _replace_nodes(graph, matrices, scheme)
         replace_tensors(graph, output, {matrix.weight.name for matrix in matrices.values()})
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-    onnx.save(model, target)
+    _save(model, target)
+    if journal:
+        journal.forget()
     changed = tuple(sorted({matrix.weight.name for matrix in matrices.values()}))
     return Rewritten(changed, tuple(sorted(_float_matrices(graph))))
+
+
+def _journal_of(model: ModelProto, target: Path, scheme: Scheme, key: str) -> Journal:
+    """Return the journal of this work, beside its output."""
+    graph = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    return Journal(target.with_name(f"{target.name}.journal"), f"{key} {graph} {scheme!r}")
+
+
+def _save(model: ModelProto, target: Path) -> None:
+    """Write a graph under another name first: nobody may read half of it."""
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    onnx.save(model, unfinished)
+    unfinished.replace(target)
 
 
 def find_matrices(graph: GraphProto, folder: Path) -> dict[str, Matrix]:
