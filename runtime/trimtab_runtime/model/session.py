@@ -4,6 +4,7 @@ The session is asked what it takes, and a warm-up shows what it gives: shapes of
 and only a run of two rows tells whether the first axis is the batch.
 """
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,15 @@ def load_model(folder: Path, threads: int) -> Model:
     _compare("output", package.outputs, session.get_outputs())
     model = Model(package, session)
     _warm_up(model)
+    _give_memory_back()
     return model
+
+
+def _give_memory_back() -> None:
+    """Return to the system what loading took, for sparse weights several times their size: glibc would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _read_package(folder: Path) -> ModelPackage:

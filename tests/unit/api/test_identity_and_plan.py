@@ -156,6 +156,52 @@ def test_what_a_pass_without_effect_means_is_not_part_of_its_key() -> None:
     assert strict.pass_key(2, RESOLVED) == make_plan(ModelDeploymentSpec.parse(FULL)).pass_key(2, RESOLVED)
 
 
+def test_two_models_under_one_config_have_other_keys() -> None:
+    plan = make_plan(edited("replicas", 1))
+    other = {**RESOLVED, plan.source.uri: "sha256:" + "9" * 64}
+    assert all(plan.pass_key(count, RESOLVED) != plan.pass_key(count, other) for count in range(3))
+    assert plan.key(RESOLVED) != plan.key(other)
+
+
+def test_the_same_weights_under_another_seed_have_other_keys() -> None:
+    plan, other = make_plan(edited("replicas", 1)), make_plan(edited("optimization.seed", 1))
+    assert all(plan.pass_key(count, RESOLVED) != other.pass_key(count, RESOLVED) for count in range(3))
+    assert plan.key(RESOLVED) != other.key(RESOLVED)
+
+
+def test_every_uri_that_a_pass_reads_is_part_of_its_key_by_what_is_there() -> None:
+    passes = [
+        {"distill": {"data": "oci://a/data:v1", "teacher": {"uri": "oci://a/t:v1"}, "student": {"uri": "oci://a/s:v1"}}}
+    ]
+    plan = make_plan(edited("optimization.passes", passes))
+    resolved = {uri: f"sha256:{number:064}" for number, uri in enumerate(plan.uris())}
+    keys = {
+        plan.pass_key(1, resolved | {uri: "sha256:" + "9" * 64})
+        for uri in ("oci://a/data:v1", "oci://a/t:v1", "oci://a/s:v1")
+    }
+    assert len(keys | {plan.pass_key(1, resolved)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (["quantize"], ["convert", "quantize"]),
+        (["prune", "distill", "quantize"], ["prune", "distill", "convert", "quantize"]),
+        (["clip", "prune", "clip"], ["clip", "prune", "convert", "clip"]),
+        ([], ["convert"]),
+    ],
+)
+def test_a_conversion_that_nobody_named_comes_as_early_as_it_can(kinds: list[str], expected: list[str]) -> None:
+    options = {
+        "quantize": {"dtype": "int4"},
+        "prune": {"amount": 0.5},
+        "distill": {"data": "oci://a/data:v1"},
+        "clip": {"percentile": 99},
+    }
+    plan = make_plan(edited("optimization.passes", [{kind: options[kind]} for kind in kinds]))
+    assert [item.kind for item in plan.passes] == expected
+
+
 def test_a_plan_names_each_uri_once_and_the_source_first() -> None:
     spec = edited("evaluation.data", CALIBRATION)
 

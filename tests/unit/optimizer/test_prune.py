@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -26,6 +29,7 @@ from trimtab_optimizer.passes.contract import Workplace
 from trimtab_optimizer.passes.convert import convert
 from trimtab_optimizer.passes.prune import prune
 from trimtab_optimizer.passes.quantize import quantize
+from trimtab_optimizer.streaming.reweigh import store_sparse
 
 Work = Callable[..., Workplace]
 
@@ -60,6 +64,15 @@ class Network(nn.Module):
 
 def build():
     return Network()
+"""
+
+
+RESIDENT = """
+import sys
+from pathlib import Path
+from trimtab_runtime.model.session import load_model
+model = load_model(Path(sys.argv[1]), threads=1)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
 """
 
 
@@ -238,6 +251,51 @@ def test_zeros_are_stored_in_a_bit_and_predict_the_same(
         onnx.checker.check_model(str(made.weights), full_check=True)
     classes = [measure(made, test, False, 0).answers.classes for made in (late, early)]
     assert np.array_equal(*classes)
+
+
+def test_sparse_weights_are_put_together_when_the_model_is_loaded_and_not_at_each_call(
+    source: Model, work: Work, tmp_path: Path
+) -> None:
+    dense = onnx_of(source, work, "dense")
+    sparse = prune(pruning(structure="unstructured"), dense, work("sparse")).model
+
+    loaded = []
+    for number, model in enumerate((dense, sparse)):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / f"loaded-{number}.onnx")
+        onnxruntime.InferenceSession(str(model.weights), options)
+        loaded.append([node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node])
+    assert loaded[0] == loaded[1]
+
+
+def test_a_served_sparse_model_holds_no_more_memory_than_a_dense_one(work: Work, tmp_path: Path) -> None:
+    sizes = []
+    for name, kept in (("dense", 1.0), ("sparse", 0.5)):
+        folder = large_model(tmp_path / name, kept)
+        if name == "sparse":
+            assert store_sparse(folder / "model.onnx", work(name).scratch)
+        done = subprocess.run([sys.executable, "-c", RESIDENT, folder], capture_output=True, text=True, check=True)
+        sizes.append(int(done.stdout))
+    assert sizes[1] < 1.3 * sizes[0]
+
+
+def large_model(folder: Path, kept: float) -> Path:
+    """Write two matrices of 16 MiB, of which some values are zero."""
+    random = np.random.default_rng(0)
+    weights = {f"w{n}": random.standard_normal((2048, 2048), np.float32) for n in range(2)}
+    for values in weights.values():
+        values[random.random(values.shape) > kept] = 0
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, ["batch", 2048]) for name in ("x", "y"))
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w0"], ["h"]), onnx.helper.make_node("MatMul", ["h", "w1"], ["y"])]
+    tensors = [onnx.numpy_helper.from_array(values, name) for name, values in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], tensors)
+    folder.mkdir()
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "model.onnx")
+    package = {"name": "large", "format": "onnx", "inputs": [{"name": "x", "shape": [-1, 2048]}]}
+    package["outputs"] = [{"name": "y", "shape": [-1, 2048]}]
+    (folder / "model.yaml").write_text(json.dumps(package))
+    return folder
 
 
 def test_sparse_weights_can_be_quantized_and_keep_their_zeros(source: Model, test: Dataset, work: Work) -> None:
