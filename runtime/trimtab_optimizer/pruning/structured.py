@@ -1,6 +1,6 @@
 """Take channels, and heads of attention, out of a module: its tensors get smaller, and every runtime gains."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -141,8 +141,3 @@ def _nothing_cut(options: Prune, left: dict[str, str]) -> PassFailed:
         f"prune took nothing out: layers are cut in steps of {options.round_to or _ROUND_TO} channels, "
         f"and some cannot be cut ({reasons}); raise amount, or lower roundTo"
     )
-
-
-def example_tensors(arrays: Iterator[Any]) -> tuple[torch.Tensor, ...]:
-    """Return arrays as the inputs of a module."""
-    return tuple(torch.from_numpy(value) for value in arrays)
