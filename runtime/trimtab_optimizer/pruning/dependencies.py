@@ -2,8 +2,8 @@
 
 Channels hang together: what a layer loses, its readers lose, and its partners in a sum (DepGraph, Fang et al. 2023,
 arXiv:2301.12900). The tracer follows that, but not what code does with a number it was written with, such as a reshape
-to four heads. So each group is pruned on a copy on torch's meta device, which has shapes and no values, and the copy is
-run: a group whose loss breaks the module, or changes its outputs, is left alone.
+to four heads. So each group is pruned on a copy, on torch's meta device where the module allows it, which has shapes
+and no values, and the copy is run: a group whose loss breaks the module, or changes its outputs, is left alone.
 """
 
 import copy
@@ -60,7 +60,8 @@ def fixed_layers(
 ) -> dict[str, str]:
     """Return the layers that cannot lose channels, by name, with the reason. Those in `apart` are not tried."""
     names = {part: name for name, part in module.named_modules()}
-    meta = tuple(value.to("meta") for value in inputs)
+    device = _device_of_trials(module, inputs)
+    tried = tuple(value.to(device) for value in inputs)
     found: dict[str, str] = {}
     with quietly():
         graph = tp.DependencyGraph().build_dependency(module, inputs)
@@ -68,7 +69,7 @@ def fixed_layers(
             root, handler = group[0].dep.target.module, group[0].dep.handler
             if root in apart or root not in names:
                 continue
-            reason = _reason(module, names[root], handler, len(group[0].idxs), meta, package)
+            reason = _reason(module, names[root], handler, len(group[0].idxs), tried, package)
             if reason:
                 found[names[root]] = reason
     return found
@@ -82,6 +83,15 @@ def quietly() -> Iterator[None]:
         yield
 
 
+def _device_of_trials(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
+    """Return `meta`, or `cpu` for a module that looks at values on its way, such as whether a mask is all ones."""
+    try:
+        copy.deepcopy(module).to("meta")(*(value.to("meta") for value in inputs))
+    except Exception:
+        return "cpu"
+    return "meta"
+
+
 def _reason(
     module: nn.Module,
     name: str,
@@ -93,7 +103,7 @@ def _reason(
     """Say why a layer cannot lose half its channels, or None where it can."""
     if channels < 2:
         return "it has one channel"
-    trial = copy.deepcopy(module).to("meta")
+    trial = copy.deepcopy(module).to(inputs[0].device)
     root = trial.get_submodule(name)
     try:
         expected = [value.shape for value in ordered_outputs(trial(*inputs), package)]

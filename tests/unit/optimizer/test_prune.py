@@ -155,6 +155,35 @@ def test_layers_written_for_their_size_are_left_alone_with_the_reason(attention_
     assert accuracy(done.model, load_data(attention_build / "data-test", source.package, evaluation=True)) > 0.5
 
 
+def test_a_module_that_looks_at_values_on_its_way_is_pruned_too(
+    linear_package: Callable[..., Path], work: Work
+) -> None:
+    code = """
+from torch import nn
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 64), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.second(self.first(x) if bool((x == x).all()) else self.first(-x))
+
+
+def build():
+    return Network()
+"""
+    torch.manual_seed(0)
+    layers = {"first": nn.Linear(4, 64), "second": nn.Linear(64, 3)}
+    weights = nn.ModuleDict(layers).state_dict()
+
+    done = prune(pruning(), load_package(linear_package(code=code, weights=dict(weights))), work())
+
+    assert load_module(done.model, False).state_dict()["first.weight"].shape == (32, 4)
+    assert done.notes["leftAlone"] == {"second": "it gives an output of the model"}
+
+
 @pytest.fixture
 def heads_package(linear_package: Callable[..., Path]) -> Model:
     scope: dict[str, Callable[[], nn.Module]] = {}
