@@ -9,6 +9,7 @@ import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from trimtab_api.errors import PassFailed, UserError
@@ -34,6 +35,7 @@ class Trial:
     """One variant, with what came of it. `quality` is the gate without size and latency; more passes can mend those."""
 
     variant: Variant
+    scratch: Path
     records: Records
     model: Model
     figures: Figures
@@ -126,13 +128,13 @@ def _plan_of(plan: Plan, variant: Variant) -> Plan:
 
 def _try(run: Run, number: int, variant: Variant, source: Figures) -> Trial:
     say("variant", number=number, passes=variant)
-    part = replace(run, plan=_plan_of(run.plan, variant), scratch=run.scratch / f"variant-{number}")
+    scratch = run.scratch / f"variant-{number}"
+    part = replace(run, plan=_plan_of(run.plan, variant), scratch=scratch)
     records, model, figures = run_passes(part)
     metrics = compare(source, figures)
     quality = tuple(limit for limit in run.plan.gate if limit.name not in _COSTS)
-    trial = Trial(
-        variant, records, model, figures, metrics, _judge(run, run.plan.gate, metrics), _judge(run, quality, metrics)
-    )
+    gates = (_judge(run, limits, metrics) for limits in (run.plan.gate, quality))
+    trial = Trial(variant, scratch, records, model, figures, metrics, *gates)
     say("variant measured", passes=variant, passed=trial.gate.passed, **figures_of(source, figures))
     return trial
 
@@ -141,8 +143,8 @@ def _forget_others(plan: Plan, trials: Sequence[Trial]) -> None:
     """Free the disk of models that are not taken as things stand; the registry has them."""
     taken = _choose(plan, trials)
     for trial in trials:
-        if trial is not taken and trial.model.folder != taken.model.folder:
-            shutil.rmtree(trial.model.folder, ignore_errors=True)
+        if trial is not taken:  # its scratch, and not its model: without a pass that is the source
+            shutil.rmtree(trial.scratch, ignore_errors=True)
 
 
 def _judge(run: Run, limits: tuple[GateMetric, ...], metrics: tuple[MeasuredMetric, ...]) -> Gate:

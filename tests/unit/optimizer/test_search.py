@@ -8,6 +8,9 @@ import pytest
 import yaml
 
 from trimtab_api.plan import Plan
+from trimtab_api.spec import Convert, OptimizationPass
+from trimtab_optimizer.package import load_package
+from trimtab_optimizer.passes.convert import convert
 
 Job = Callable[..., Any]
 
@@ -95,6 +98,23 @@ def test_a_variant_whose_passes_cannot_follow_each_other_is_refused_before_any_i
 
     assert answer.code == 42
     assert "variant int8 + int4: pass 3 (quantize) cannot follow pass 2 (quantize)" in answer.failure.message
+
+
+def test_an_onnx_source_as_it_is_may_be_a_variant_and_stays_there_for_the_next(
+    digits: dict[str, str],
+    digits_build: Path,
+    run_job: Job,
+    work: Callable[..., Any],
+    publish: Callable[[Path, str], str],
+) -> None:
+    item = OptimizationPass(convert=Convert())
+    made = convert(item, load_package(digits_build / "model"), work("onnx")).model
+    wanted = plan(digits, [ZEROS, INT8], {"tryInOrder": [[], ["zeros"], ["int8"]]}, size=0.5)
+    wanted["source"] = {"uri": publish(made.folder, "models/digits-onnx"), "format": "onnx"}
+
+    result = run_job(wanted).result
+
+    assert result.search == "int8: the first that passed (3 tried, 1 passed)"
 
 
 def test_a_search_that_was_done_before_runs_nothing(digits: dict[str, str], run_job: Job) -> None:
