@@ -6,6 +6,7 @@ each pass is kept in the registry under the plan up to there.
 """
 
 import itertools
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,10 +44,10 @@ class Trial:
     gate: Gate
     quality: Gate
 
-    def value(self, name: str) -> float:
-        """Return a figure; one that could not be computed is worse than all others."""
+    def value(self, name: str, absent: float = math.inf) -> float:
+        """Return a figure; by default one that could not be computed is above all others."""
         found = next((item.value for item in self.metrics if item.name == name), None)
-        return float("inf") if found is None else found
+        return absent if found is None else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def search(run: Run, source: Figures) -> Found:
         except UserError as error:
             say("variant failed", variant=variant, cause=str(error))
             failures[variant] = error
-        if run.plan.search and run.plan.search.try_in_order and trials and trials[-1].gate.passed:
+        if _in_order(run.plan) and trials and trials[-1].gate.passed:
             break
     if not trials:
         raise list(failures.values())[-1] if failures else PassFailed("search: there was no variant to try")
@@ -79,8 +80,7 @@ def search(run: Run, source: Figures) -> Found:
 
 def check_variants(plan: Plan) -> None:
     """Refuse variants whose passes cannot follow each other, before any is tried. Raises PassFailed."""
-    named = plan.search.try_in_order if plan.search else None
-    for variant in named or ():
+    for variant in _in_order(plan) or ():
         try:
             check_order(_plan_of(plan, variant))
         except PassFailed as error:
@@ -89,11 +89,20 @@ def check_variants(plan: Plan) -> None:
 
 def _variants(plan: Plan, trials: Sequence[Trial]) -> Iterator[Variant]:
     """Yield variants; for `auto`, those that follow from the trials so far."""
-    assert plan.search
-    if plan.search.try_in_order is not None:
-        yield from plan.search.try_in_order
-    elif plan.search.auto is not None:
-        yield from itertools.islice(_combinations(plan, trials), plan.search.auto.max_trials)
+    order = _in_order(plan)
+    if order is None:
+        yield from itertools.islice(_combinations(plan, trials), _auto(plan).max_trials)
+    else:
+        yield from order
+
+
+def _in_order(plan: Plan) -> tuple[Variant, ...] | None:
+    """Return the variants of `tryInOrder`, or None where the search is to find its own."""
+    return plan.search.try_in_order if plan.search else None
+
+
+def _auto(plan: Plan) -> Auto:
+    return (plan.search and plan.search.auto) or Auto()
 
 
 def _combinations(plan: Plan, trials: Sequence[Trial]) -> Iterator[Variant]:
@@ -152,15 +161,14 @@ def _judge(run: Run, limits: tuple[GateMetric, ...], metrics: tuple[MeasuredMetr
 
 
 def _objective(plan: Plan) -> str:
-    auto = plan.search.auto if plan.search else None
-    return _OBJECTIVES[(auto or Auto()).objective]
+    return _OBJECTIVES[_auto(plan).objective]
 
 
 def _choose(plan: Plan, trials: Sequence[Trial]) -> Trial:
     """Return the trial to take; where none passes the one that missed the fewest limits, for the gate to block."""
     passing = [trial for trial in trials if trial.gate.passed]
     objective = _objective(plan)
-    if plan.search and plan.search.try_in_order is not None:
+    if _in_order(plan) is not None:
         return passing[0] if passing else trials[-1]
     if passing:
         return min(passing, key=lambda trial: trial.value(objective))
@@ -189,24 +197,18 @@ def _report(trials: Sequence[Trial], failures: dict[Variant, UserError], taken: 
 
 def _beats(one: Trial, other: Trial) -> bool:
     """Say whether a trial is at least as good as another in size, speed and accuracy, and better in one of them."""
-    mine, others = ((-t.value(METRIC_SIZE), -t.value(METRIC_LATENCY_P95), _accuracy(t)) for t in (one, other))
+    mine, others = (
+        (-t.value(METRIC_SIZE), -t.value(METRIC_LATENCY_P95), t.value(METRIC_ACCURACY, absent=0)) for t in (one, other)
+    )
     return mine != others and all(a >= b for a, b in zip(mine, others, strict=True))
-
-
-def _accuracy(trial: Trial) -> float:
-    return next((item.value or 0.0 for item in trial.metrics if item.name == METRIC_ACCURACY), 0.0)
 
 
 def _sentence(plan: Plan, trials: Sequence[Trial], failures: dict[Variant, UserError], taken: Trial) -> str:
     passed = sum(trial.gate.passed is True for trial in trials)
-    why = "the first that passed" if plan.search and plan.search.try_in_order is not None else _best(plan)
+    best = "first" if _in_order(plan) is not None else _auto(plan).objective
+    why = f"the {best} that passed" if taken.gate.passed else "none passed"
     tried = f"{len(trials) + len(failures)} tried, {passed} passed"
-    return f"{_name(taken.variant)}: {why if taken.gate.passed else 'none passed'} ({tried})"
-
-
-def _best(plan: Plan) -> str:
-    auto = plan.search.auto if plan.search else None
-    return f"the {(auto or Auto()).objective} that passed"
+    return f"{_name(taken.variant)}: {why} ({tried})"
 
 
 def _name(variant: Variant) -> str:

@@ -54,6 +54,7 @@ def _run(name: str, width: int, folder: Path) -> tuple[int, int]:
 
     from trimtab_api.spec import OptimizationPass
     from trimtab_optimizer.data import Dataset
+    from trimtab_optimizer.measuring.memory_probe import peak_bytes
     from trimtab_optimizer.package import load_package
     from trimtab_optimizer.passes import PASSES
     from trimtab_optimizer.passes.contract import Workplace
@@ -70,9 +71,9 @@ def _run(name: str, width: int, folder: Path) -> tuple[int, int]:
     if name.startswith("quantize"):
         _in_a_child(lambda: PASSES["convert"].run(OptimizationPass.parse(_PASSES["convert"]), source, work("onnx")))
     model = load_package(folder / "onnx") if name.startswith("quantize") else source
-    item, before = OptimizationPass.parse(_PASSES[name]), _peak()
+    item, before = OptimizationPass.parse(_PASSES[name]), peak_bytes()
     PASSES[item.kind].run(item, model, work("made"))
-    return source.size_bytes(), _peak() - before
+    return source.size_bytes(), peak_bytes() - before
 
 
 def _package(width: int, folder: Path) -> Path:
@@ -105,11 +106,6 @@ def _in_a_child(work: Any) -> None:
         os._exit(0)
     if os.waitpid(child, 0)[1]:
         raise RuntimeError("a child failed")
-
-
-def _peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from figures import Table, ratios, spread
-from onnx import TensorProto, helper
+
+from trimtab_testing.graphs import chain, tensor_beside
 
 _WIDTH = 4096  # a layer is a matrix of 4096 x 4096, 67 MB in fp32
 _GB = 1e9
@@ -31,7 +31,8 @@ def _ours(bits: int) -> Callable[[Path, Path], None]:
         from trimtab_optimizer.streaming.rewrite import rewrite
         from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8
 
-        rewrite(source, target, DynamicInt8() if bits == 8 else Blockwise(bits, 32, False))
+        scheme = DynamicInt8() if bits == 8 else Blockwise(bits, 32, False)
+        rewrite(source, target, scheme, key="as the Job does, with a journal")
 
     return run
 
@@ -134,21 +135,8 @@ def _make(folder: Path, layers: int) -> Path:
     with (path.parent / "weights.bin").open("wb") as file:
         for _ in range(layers):
             random.standard_normal((_WIDTH, _WIDTH), np.float32).tofile(file)
-    names = ["x", *(f"h{number}" for number in range(1, layers)), "y"]
-    nodes = [helper.make_node("MatMul", [names[n], f"w{n}"], [names[n + 1]], name=f"m{n}") for n in range(layers)]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", _WIDTH]) for name in ("x", "y")]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [_tensor(number) for number in range(layers)])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    return path
-
-
-def _tensor(number: int) -> Any:
-    size = _WIDTH * _WIDTH * 4
-    tensor = TensorProto(name=f"w{number}", data_type=TensorProto.FLOAT, dims=(_WIDTH, _WIDTH))
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "weights.bin"), ("offset", number * size), ("length", size)):
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
+    step = _WIDTH * _WIDTH * 4
+    return chain(path, [tensor_beside(f"w{number}", (_WIDTH, _WIDTH), number * step) for number in range(layers)])
 
 
 if __name__ == "__main__":

@@ -12,17 +12,19 @@ from trimtab_optimizer.package import Model, load_package
 
 def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
     """Return the source, checked; an ONNX source is laid out in `target` like an artifact. Raises InvalidPackage."""
-    if source.format is ModelFormat.HUGGINGFACE:
-        model = import_huggingface(source, folder, target)
-        check_pytorch(model, source.allow_pickle)
-        return model
+    if source.format is ModelFormat.ONNX:
+        return import_onnx(_declared(source, folder), target)
+    is_folder = source.format is ModelFormat.HUGGINGFACE
+    model = import_huggingface(source, folder, target) if is_folder else _declared(source, folder)
+    check_pytorch(model, source.allow_pickle)
+    return model
+
+
+def _declared(source: ModelSource, folder: Path) -> Model:
     model = load_package(folder)
     if model.package.format is not source.format:
         said = f"model.yaml says format {model.package.format}, the spec says {source.format}"
         raise InvalidPackage(f"{said}; make spec.model.format match the package")
-    if source.format is ModelFormat.ONNX:
-        return import_onnx(model, target)
-    check_pytorch(model, source.allow_pickle)
     return model
 
 

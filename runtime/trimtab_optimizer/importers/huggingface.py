@@ -69,13 +69,14 @@ def _described(folder: Path, config: dict[str, Any], source: ModelSource) -> Mod
     name = Reference.parse(source.uri).repository.rpartition("/")[2]
     labels = _labels(config)
     count = len(labels) if labels else int(config.get("num_labels", 2))
+    tokens = Tensor(name="logits", shape=(-1, -1, int(config.get("vocab_size", -1))))
     shapes: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {
         "ForSequenceClassification": (_texts(), Tensor(name="logits", shape=(-1, count))),
         "ForTokenClassification": (_texts(), Tensor(name="logits", shape=(-1, -1, count))),
         "ForImageClassification": (_images(config), Tensor(name="logits", shape=(-1, count))),
-        "ForCausalLM": (_texts(), Tensor(name="logits", shape=(-1, -1, int(config.get("vocab_size", -1))))),
-        "LMHeadModel": (_texts(), Tensor(name="logits", shape=(-1, -1, int(config.get("vocab_size", -1))))),
-        "ForMaskedLM": (_texts(), Tensor(name="logits", shape=(-1, -1, int(config.get("vocab_size", -1))))),
+        "ForCausalLM": (_texts(), tokens),
+        "LMHeadModel": (_texts(), tokens),
+        "ForMaskedLM": (_texts(), tokens),
         "Model": (_texts(), Tensor(name="last_hidden_state", shape=(-1, -1, int(config.get("hidden_size", -1))))),
     }
     for ending, (inputs, output) in shapes.items():

@@ -21,9 +21,9 @@ def main(folder: str, rows: str, answer: str, *options: str) -> None:
     with np.load(rows, allow_pickle=False) as archive:
         inputs = {name: archive[name] for name in archive.files}
     run = _run_onnx if model.package.format is ModelFormat.ONNX else _prepare_module("--allow-pickle" in options)
-    before = _peak()
+    before = peak_bytes()
     run(model, inputs)
-    Path(answer).write_text(str(max(0, _peak() - before)))
+    Path(answer).write_text(str(max(0, peak_bytes() - before)))
 
 
 def _run_onnx(model: Model, inputs: dict[str, NDArray[Any]]) -> None:
@@ -42,7 +42,8 @@ def _prepare_module(allow_pickle: bool) -> Any:
     return run
 
 
-def _peak() -> int:
+def peak_bytes() -> int:
+    """Return the most that this process held so far."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 

@@ -6,7 +6,7 @@ import onnx
 
 from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.package import Model
-from trimtab_optimizer.streaming.rewrite import all_nodes
+from trimtab_optimizer.streaming.graphs import all_nodes
 
 
 def count_operators(model: Model) -> dict[str, int] | None:

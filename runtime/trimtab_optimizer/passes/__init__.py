@@ -82,5 +82,5 @@ def check_order(plan: Plan) -> None:
 
 def _takes(item: OptimizationPass, step: Pass) -> frozenset[Stage]:
     """Return the stages that a pass can start from, as it is asked for: what is trained has to be a module."""
-    trains = (item.prune and item.prune.trains) or (item.distill and not item.distill.student)
-    return frozenset({Stage.PYTORCH}) if trains else step.takes
+    brings_its_own = item.distill and item.distill.student
+    return frozenset({Stage.PYTORCH}) if item.needs_module and not brings_its_own else step.takes

@@ -131,8 +131,7 @@ def _loss(
         raise InvalidData(
             f"distill: alpha {options.alpha:g} weighs labels and the data has none; add `label`, or set alpha: 0"
         )
-    teacher = predictor_of(class_room.teacher, class_room.teacher_allow_pickle, threads=0)
-    answers = Answers(teacher, data) if options.alpha < 1 else None
+    answers = _answers(class_room, data) if options.alpha < 1 else None
 
     def loss(numbers: torch.Tensor) -> torch.Tensor:
         inputs = rows.inputs(numbers)
@@ -147,3 +146,7 @@ def _loss(
         return torch.stack(parts).sum()
 
     return loss
+
+
+def _answers(class_room: _ClassRoom, data: Dataset) -> Answers:
+    return Answers(predictor_of(class_room.teacher, class_room.teacher_allow_pickle, threads=0), data)

@@ -15,15 +15,16 @@ from torch import nn
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import PassFailed
-from trimtab_api.package import ONNX_FILE, STRUCTURE_FILE, WEIGHTS_FILE
+from trimtab_api.package import STRUCTURE_FILE
 from trimtab_api.spec import ModelFormat, OptimizationPass, Prune
 from trimtab_optimizer.importers.pytorch import load_module, save_module, structure_of
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
+from trimtab_optimizer.passes.reweighing import reweigh
 from trimtab_optimizer.pruning.structured import cut_channels
 from trimtab_optimizer.streaming.edits import zero_smallest
 from trimtab_optimizer.streaming.magnitudes import by_chance, by_magnitude
-from trimtab_optimizer.streaming.reweigh import Choice, Reweighed, reweigh_onnx, reweigh_safetensors
+from trimtab_optimizer.streaming.reweigh import Choice, Reweighed
 from trimtab_optimizer.tensors import example_inputs
 from trimtab_optimizer.training.finetune import fine_tune
 from trimtab_optimizer.training.loop import History
@@ -77,39 +78,32 @@ def _fine_tune(options: Prune, module: nn.Module, model: Model, work: Workplace,
 
 
 def _unstructured(options: Prune, model: Model, work: Workplace) -> Outcome:
+    made, done = reweigh("prune", model, work, _choice(options, work.seed), options.ignored_layers)
+    notes = _notes(done)
     if model.package.format is ModelFormat.ONNX:
-        work.target.mkdir(parents=True)
-        done = reweigh_onnx(
-            model.weights, work.target / ONNX_FILE, work.scratch, _choice(options, work.seed), options.ignored_layers
-        )
-        return Outcome(write_package(work.target, model.package), _notes(done) | {"gain": "storage"})
-    return _zeroed_module(options, model, work)
-
-
-def _zeroed_module(options: Prune, model: Model, work: Workplace) -> Outcome:
-    """Zero weights of a PyTorch package, and note which, so that training leaves them at zero."""
-    _check_safetensors(model)
-    shutil.copytree(model.folder, work.target)
-    target = work.target / (model.package.weights or WEIGHTS_FILE)
-    done = reweigh_safetensors(model.weights, target, _choice(options, work.seed), options.ignored_layers)
-    structure = structure_of(model)
-    marked = structure.model_copy(update={"sparse": tuple(sorted({*structure.sparse, *done.weights}))})
-    (work.target / STRUCTURE_FILE).write_text(canonical_json(marked.to_dict()), encoding="utf-8")
-    made = write_package(work.target, model.package.model_copy(update={"structure": STRUCTURE_FILE}))
+        return Outcome(made, notes | {"gain": "storage"})
+    marked = _marked(made, done.weights)
     if not options.fine_tune:
-        return Outcome(made, _notes(done))
-    module = load_module(made, work.allow_pickle)
-    history = _fine_tune(options, module, made, work, masks_of(module, marked.sparse))
-    shutil.move(work.target, work.scratch / "zeroed")
-    zeroed = Model(work.scratch / "zeroed", made.package)
-    return Outcome(save_module(zeroed, module, marked.sparse, work.target), _notes(done) | {"losses": history.losses})
+        return Outcome(marked, notes)
+    tuned, history = _tuned(options, marked, work)
+    return Outcome(tuned, notes | {"losses": history.losses})
 
 
-def _check_safetensors(model: Model) -> None:
-    if model.weights.suffix != ".safetensors":
-        raise PassFailed(
-            f"prune reads weights in safetensors, not {model.weights.name}; save them again, or convert first"
-        )
+def _marked(model: Model, weights: tuple[str, ...]) -> Model:
+    """Note which weights were pruned, so that training leaves their zeros at zero."""
+    structure = structure_of(model)
+    marked = structure.model_copy(update={"sparse": tuple(sorted({*structure.sparse, *weights}))})
+    (model.folder / STRUCTURE_FILE).write_text(canonical_json(marked.to_dict()), encoding="utf-8")
+    return write_package(model.folder, model.package.model_copy(update={"structure": STRUCTURE_FILE}))
+
+
+def _tuned(options: Prune, marked: Model, work: Workplace) -> tuple[Model, History]:
+    """Fine-tune a pruned package, and write it in its own place."""
+    module, sparse = load_module(marked, work.allow_pickle), structure_of(marked).sparse
+    history = _fine_tune(options, module, marked, work, masks_of(module, sparse))
+    base = Model(work.scratch / "zeroed", marked.package)
+    shutil.move(marked.folder, base.folder)
+    return save_module(base, module, sparse, work.target), history
 
 
 def _choice(options: Prune, seed: int) -> Choice:

@@ -15,7 +15,6 @@ in memory that does not grow with the model. Each is checked for an effect: a pa
 """
 
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -28,15 +27,15 @@ from trimtab_api.package import ONNX_FILE
 from trimtab_api.spec import OptimizationPass, Quantize
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.measuring.latency import latency_ratio
+from trimtab_optimizer.measuring.operators import count_operators
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.static_int8 import quantize_static_int8
-from trimtab_optimizer.streaming.kernels import COLUMN_CODES, FULL_CODES
+from trimtab_optimizer.streaming.kernels import BITS, BLOCK_SIZE, COLUMN_CODES, FULL_CODES
 from trimtab_optimizer.streaming.rewrite import Rewritten, rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
 from trimtab_optimizer.streaming.sparse import unpack
 
-_BITS: Final = {"int2": 2, "int4": 4, "int8": 8}
 _FLOATS: Final[dict[str, Scheme]] = {
     "fp16": Stored(TensorProto.FLOAT16),
     "bf16": Stored(TensorProto.BFLOAT16),
@@ -45,7 +44,6 @@ _FLOATS: Final[dict[str, Scheme]] = {
 }
 _MODES: Final = ("dynamic", "static", "weights", "auto")
 _MEASURED_MODES: Final = ("static", "dynamic")
-_BLOCK_SIZE: Final = 32
 _QUANTIZED: Final = frozenset(
     {"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "DequantizeLinear", "MatMulNBits"}
 )
@@ -128,11 +126,11 @@ def _scheme(options: Quantize, mode: str) -> Scheme:
         return _FLOATS[options.dtype]
     if mode == "dynamic":
         return DynamicInt8(FULL_CODES if options.full_range else COLUMN_CODES)
-    return Blockwise(_BITS[options.dtype], options.block_size or _BLOCK_SIZE, bool(options.symmetric))
+    return Blockwise(BITS[options.dtype], options.block_size or BLOCK_SIZE, bool(options.symmetric))
 
 
 def _check_options(options: Quantize, mode: str, calibration: Dataset | None) -> None:
-    known = (*_BITS, *_FLOATS)
+    known = (*BITS, *_FLOATS)
     if options.dtype not in known:
         raise PassFailed(f"quantize cannot make `{options.dtype}`; use one of {', '.join(known)}")
     if mode not in _MODES:
@@ -162,7 +160,7 @@ def _check_smaller(before: Model, after: Model, mode: str) -> None:
 
 def _quantized_operators(made: Model, mode: str, dtype: str) -> dict[str, int]:
     """Return how many operators work in fewer bits. Raises PassFailed where there are none and should be."""
-    counts = {name: count for name, count in _operators(made.weights).items() if name in _QUANTIZED}
+    counts = {name: count for name, count in (count_operators(made) or {}).items() if name in _QUANTIZED}
     if not counts and dtype not in _FLOATS:
         raise _changed_nothing(mode)
     return counts
@@ -174,8 +172,3 @@ def _is_quantized(path: Path) -> bool:
     if any(tensor.data_type in _FLOAT8 for tensor in graph.initializer):
         return True
     return any(node.op_type in _QUANTIZED for node in graph.node)
-
-
-def _operators(path: Path) -> Counter[str]:
-    graph = onnx.load(path, load_external_data=False).graph
-    return Counter(node.op_type for node in graph.node)

@@ -56,7 +56,7 @@ def cut_channels(
     return Cut(before, _parameters(module), left, heads)
 
 
-def check_names(module: nn.Module, ignored: tuple[str, ...]) -> None:
+def _check_names(module: nn.Module, ignored: tuple[str, ...]) -> None:
     """Raise PassFailed where a name is none of a module's layers."""
     known = [name for name, _ in module.named_modules() if name]
     unknown = [name for name in ignored if name not in known]
@@ -71,7 +71,7 @@ def _left_alone(
     options: Prune,
     attentions: list[Attention],
 ) -> dict[str, str]:
-    check_names(module, options.ignored_layers)
+    _check_names(module, options.ignored_layers)
     ignored = {
         f"{name}.{inner}".strip("."): "named in ignoredLayers"
         for name in options.ignored_layers

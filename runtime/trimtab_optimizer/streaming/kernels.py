@@ -17,6 +17,8 @@ Bytes = NDArray[np.uint8]
 # The largest code of a column. CPUs without VNNI add two products of 8 bits in 16, where 255 * 127 * 2 does not fit and
 # ONNX Runtime gives wrong numbers. 255 * 64 * 2 fits, so an artifact means the same on every node.
 COLUMN_CODES: Final = 64
+BITS: Final = {"int2": 2, "int4": 4, "int8": 8}
+BLOCK_SIZE: Final = 32  # weights that share a scale, where nobody says how many
 FULL_CODES: Final = 127  # for nodes that are known to have VNNI
 
 _HALF: Final = np.float32(0.5)

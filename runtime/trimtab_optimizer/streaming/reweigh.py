@@ -1,7 +1,7 @@
 """Write a model with other values in its weights: ONNX (dense, or sparse where that is smaller) and safetensors."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from trimtab_api.errors import PassFailed
 from trimtab_optimizer.streaming.carrying import Work, carry_out, copies, replace_tensors
 from trimtab_optimizer.streaming.edits import Edit, Unchanged
+from trimtab_optimizer.streaming.graphs import all_nodes, free_prefix, opset_of
 from trimtab_optimizer.streaming.magnitudes import strips
 from trimtab_optimizer.streaming.output import Output, Place
-from trimtab_optimizer.streaming.rewrite import all_nodes, free_prefix
 from trimtab_optimizer.streaming.shards import read_header
 from trimtab_optimizer.streaming.sparse import (
     OPSET,
@@ -59,19 +59,21 @@ def reweigh_onnx(source: Path, target: Path, scratch: Path, choose: Choice, igno
     dense = scratch / "dense.onnx"
     source = dense if unpack(source, dense) else source
     model = onnx.load(source, load_external_data=False)
-    weights = chosen_weights(_graph_weights(model.graph, source.parent), ignored)
-    return _write_onnx(model, source.parent, target, weights, choose(weights))
+    weights = _chosen_weights(_graph_weights(model.graph, source.parent), ignored)
+    edit = choose(weights)
+    return _write_onnx(model, source.parent, target, weights, edit, _kept(weights, edit))
 
 
 def store_sparse(file: Path, scratch: Path) -> tuple[str, ...]:
     """Rewrite a graph in place so that weights that are mostly zero become sparse, and return their names."""
     model = onnx.load(file, load_external_data=False)
     weights = _graph_weights(model.graph, file.parent)
-    if not any(is_worth_it(weight, count_kept(weight, Unchanged())) for weight in weights):
+    kept = _kept(weights, Unchanged())
+    if not any(is_worth_it(weight, kept[weight.name]) for weight in weights):
         return ()
     made = scratch / "sparse"
     made.mkdir()
-    found = _write_onnx(model, file.parent, made / file.name, weights, Unchanged())
+    found = _write_onnx(model, file.parent, made / file.name, weights, Unchanged(), kept)
     for path in (file, file.with_name(f"{file.name}.data")):
         path.unlink(missing_ok=True)
     for path in made.iterdir():
@@ -81,16 +83,14 @@ def store_sparse(file: Path, scratch: Path) -> tuple[str, ...]:
 
 def reweigh_safetensors(source: Path, target: Path, choose: Choice, ignored: tuple[str, ...]) -> Reweighed:
     """Write a safetensors file with the edit that `choose` makes of its matrices. Raises as reweigh_onnx does."""
-    weights = chosen_weights(list(_stored_weights(source)), ignored)
+    weights = _chosen_weights(list(_stored_weights(source)), ignored)
     edit = choose(weights)
     shutil.copyfile(source, target)
     carry_out([partial(_overwrite, weight, edit, target) for weight in weights])
-    kept = sum(count_kept(weight, edit) for weight in weights)
-    total = sum(weight.count for weight in weights)
-    return Reweighed(tuple(weight.name for weight in weights), total, total - kept)
+    return _reweighed(weights, _kept(weights, edit))
 
 
-def chosen_weights(weights: Sequence[Weight], ignored: tuple[str, ...]) -> list[Weight]:
+def _chosen_weights(weights: Sequence[Weight], ignored: tuple[str, ...]) -> list[Weight]:
     """Return the weights that no name in `ignored` covers: a layer's name covers all that begins with it."""
     names = {weight.name: weight.name.removeprefix("module.") for weight in weights}
     unknown = [layer for layer in ignored if not any(_covers(layer, name) for name in names.values())]
@@ -115,40 +115,44 @@ def _graph_weights(graph: GraphProto, folder: Path) -> list[Weight]:
     return [weight for weight in found if weight and weight.count]
 
 
-def _write_onnx(model: ModelProto, folder: Path, target: Path, weights: Sequence[Weight], edit: Edit) -> Reweighed:
+def _kept(weights: Sequence[Weight], edit: Edit) -> dict[str, int]:
+    """Return how many values of each weight are not zero after an edit."""
+    return {weight.name: count_kept(weight, edit) for weight in weights}
+
+
+def _write_onnx(
+    model: ModelProto, folder: Path, target: Path, weights: Sequence[Weight], edit: Edit, kept: Mapping[str, int]
+) -> Reweighed:
     graph, prefix, names = model.graph, free_prefix(model.graph), {weight.name for weight in weights}
     packed: dict[str, Packed] = {}
-    nodes, work, zeros = [], [], 0
+    nodes: list[NodeProto] = []
+    work: list[Work] = []
     with Output(target.with_name(f"{target.name}.data")) as output:
         for weight in weights:
-            kept = count_kept(weight, edit)
-            zeros += weight.count - kept
-            if _opset(model) >= OPSET and is_worth_it(weight, kept):
-                packed[weight.name], made, piece = pack(weight, kept, edit, prefix, output)
+            if opset_of(model) >= OPSET and is_worth_it(weight, kept[weight.name]):
+                packed[weight.name], made, piece = pack(weight, kept[weight.name], edit, prefix, output)
                 nodes += made
                 work.append(piece)
             else:
                 place = output.reserve(weight.name, TensorProto.FLOAT, weight.dims, weight.count * 4)
-                work += _dense(weight, edit, output, place)
+                work.append(partial(_fill, weight, edit, output, place))
         carry_out([*work, *copies(graph, folder, output, names)])
         first_nodes(graph, nodes)
         replace_tensors(graph, output, names)
     if packed:
         remember(model, packed)
     onnx.save(model, target)
-    return Reweighed(tuple(names), sum(weight.count for weight in weights), zeros, tuple(sorted(packed)))
+    return _reweighed(weights, kept, tuple(sorted(packed)))
 
 
-def _opset(model: ModelProto) -> int:
-    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+def _reweighed(weights: Sequence[Weight], kept: Mapping[str, int], sparse: tuple[str, ...] = ()) -> Reweighed:
+    total = sum(weight.count for weight in weights)
+    return Reweighed(tuple(weight.name for weight in weights), total, total - sum(kept.values()), sparse)
 
 
-def _dense(weight: Weight, edit: Edit, output: Output, place: Place) -> list[Work]:
-    def fill() -> None:
-        for start, values in strips(weight):
-            output.write(place, start * 4, edit.apply(weight, start, values))
-
-    return [fill]
+def _fill(weight: Weight, edit: Edit, output: Output, place: Place) -> None:
+    for start, values in strips(weight):
+        output.write(place, start * 4, edit.apply(weight, start, values))
 
 
 def _stored_weights(file: Path) -> Iterator[Weight]:

@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from trimtab_api.errors import PassFailed
 from trimtab_optimizer.streaming.carrying import carry_out, copies, replace_tensors
+from trimtab_optimizer.streaming.graphs import all_nodes, free_prefix, opset_of
 from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.output import Output
 from trimtab_optimizer.streaming.schemes import MICROSOFT, Matrix, Scheme
@@ -100,7 +101,7 @@ def find_matrices(graph: GraphProto, folder: Path) -> dict[str, Matrix]:
 
 
 def _check(model: ModelProto, scheme: Scheme) -> None:
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(model)
     if opset < scheme.opset:
         raise PassFailed(f"quantize needs opset {scheme.opset} and the graph has {opset}; export the model again")
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _inner_tensors(model)):
@@ -119,17 +120,6 @@ def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
         yield from (sparse.values, sparse.indices)
 
 
-def free_prefix(graph: GraphProto) -> str:
-    """Return a beginning that no name of the graph has, for the names that are made."""
-    names = {tensor.name for tensor in graph.initializer} | {value.name for value in (*graph.input, *graph.output)}
-    for node in all_nodes(graph):
-        names.update(node.input, node.output)
-    number = 0
-    while any(name.startswith(f"trimtab{number}.") for name in names):
-        number += 1
-    return f"trimtab{number}."
-
-
 def _is_product(node: NodeProto, tensors: dict[str, TensorProto]) -> bool:
     if node.op_type not in ("MatMul", "Gemm") or node.domain or node.input[1] not in tensors:
         return False
@@ -140,15 +130,6 @@ def _is_product(node: NodeProto, tensors: dict[str, TensorProto]) -> bool:
 
 def _orientation(node: NodeProto) -> bool:
     return any(item.name == "transB" and item.i for item in node.attribute)
-
-
-def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    """Yield every node, also those of branches and loops."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from all_nodes(inner)
 
 
 def _each_once(matrices: dict[str, Matrix]) -> list[Matrix]:

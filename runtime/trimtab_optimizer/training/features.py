@@ -57,20 +57,20 @@ class _Listener:
 def _projection(match: FeatureMatch, student: torch.Size, teacher: torch.Size) -> nn.Module:
     """Return what brings the student's width to the teacher's. Raises PassFailed where more than the width differs."""
     if match.match == "attention":
-        alike = len(student) == len(teacher) > 2 and _positions(student) == _positions(teacher)
-    else:
-        alike = student == teacher
-    if alike:
+        _check_positions(match, student, teacher)
+    if match.match == "attention" or student == teacher:
         return nn.Identity()
-    if match.match == "attention":
-        raise _unlike(
-            match, student, teacher, "have the same positions, [rows, channels, ...] or [rows, tokens, width]"
-        )
     if len(student) == 4 and student[2:] == teacher[2:]:
         return nn.Conv2d(student[1], teacher[1], 1, bias=False)
     if len(student) == len(teacher) < 4 and student[:-1] == teacher[:-1]:
         return nn.Linear(student[-1], teacher[-1], bias=False)
     raise _unlike(match, student, teacher, "differ in their width alone, or match: attention")
+
+
+def _check_positions(match: FeatureMatch, student: torch.Size, teacher: torch.Size) -> None:
+    if not (len(student) == len(teacher) > 2 and _positions(student) == _positions(teacher)):
+        mend = "have the same positions, [rows, channels, ...] or [rows, tokens, width]"
+        raise _unlike(match, student, teacher, mend)
 
 
 def _positions(shape: torch.Size) -> tuple[int, ...]:

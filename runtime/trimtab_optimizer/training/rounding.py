@@ -12,10 +12,8 @@ from torch.nn.utils import parametrize
 
 from trimtab_api.errors import PassFailed
 from trimtab_api.spec import QuantizationAware
-from trimtab_optimizer.streaming.kernels import COLUMN_CODES
+from trimtab_optimizer.streaming.kernels import BITS, BLOCK_SIZE, COLUMN_CODES
 
-_BITS: Final = {"int8": 8, "int4": 4, "int2": 2}
-_BLOCK_SIZE: Final = 32
 _BY_CHANNEL: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -83,7 +81,7 @@ def keep_rounded(module: nn.Module) -> None:
 def _rounding(options: QuantizationAware) -> nn.Module:
     if options.dtype == "int8":
         return RoundedChannels()
-    return RoundedBlocks(_BITS[options.dtype], options.block_size or _BLOCK_SIZE, bool(options.symmetric))
+    return RoundedBlocks(BITS[options.dtype], options.block_size or BLOCK_SIZE, bool(options.symmetric))
 
 
 def _straight(weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:

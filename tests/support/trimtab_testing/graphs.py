@@ -29,6 +29,27 @@ def model(folder: Path, nodes: list[Any], weights: dict[str, Any], inputs: int, 
     return path
 
 
+def tensor_beside(name: str, dims: tuple[int, int], offset: int, file: str = "weights.bin") -> TensorProto:
+    """Return a float32 matrix that lies in a file beside its graph."""
+    found = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=dims)
+    found.data_location = TensorProto.EXTERNAL
+    place = {"location": file, "offset": offset, "length": dims[0] * dims[1] * 4}
+    for key, value in place.items():
+        found.external_data.add(key=key, value=str(value))
+    return found
+
+
+def chain(path: Path, matrices: list[TensorProto]) -> Path:
+    """Write the graph that multiplies its rows with square matrices, one after the other, from `x` to `y`."""
+    names = ["x", *(f"h{number}" for number in range(1, len(matrices))), "y"]
+    pairs = zip(names, matrices, names[1:], strict=False)
+    nodes = [helper.make_node("MatMul", [before, item.name], [after]) for before, item, after in pairs]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", matrices[0].dims[0]]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], matrices)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
 def mixed_model(folder: Path, external: bool) -> Path:
     """Write a model with both ways to store a matrix, a bias, a short last block and a weight of two products."""
     weights = {"a": matrix(70, 96), "bias": matrix(96), "b": matrix(96, 96), "c": matrix(40, 96)}

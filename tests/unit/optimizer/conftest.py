@@ -52,6 +52,32 @@ def attention_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def source(digits_build: Path) -> Any:
+    """The digits model; a file of tests may have another source."""
+    from trimtab_optimizer.package import load_package
+
+    return load_package(digits_build / "model")
+
+
+@pytest.fixture
+def train(digits_build: Path, source: Any) -> Any:
+    """The rows to learn from, of the digits."""
+    return _rows(digits_build / "data-train", source)
+
+
+@pytest.fixture
+def test(digits_build: Path, source: Any) -> Any:
+    """The rows held out, of the digits."""
+    return _rows(digits_build / "data-test", source)
+
+
+def _rows(folder: Path, source: Any) -> Any:
+    from trimtab_optimizer.data import load_data
+
+    return load_data(folder, source.package, evaluation=True)
+
+
+@pytest.fixture
 def registry_dir(tmp_path: Path) -> Path:
     return tmp_path / "registries"
 

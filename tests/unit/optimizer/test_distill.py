@@ -13,8 +13,7 @@ from torch import nn
 
 from trimtab_api.errors import InvalidData, PassFailed
 from trimtab_api.spec import Convert, Distill, OptimizationPass, Prune, Quantize
-from trimtab_optimizer.data import Dataset, load_data
-from trimtab_optimizer.evaluate import measure
+from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.importers.pytorch import load_module
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes.contract import Workplace
@@ -24,6 +23,7 @@ from trimtab_optimizer.passes.prune import prune
 from trimtab_optimizer.passes.quantize import quantize
 from trimtab_optimizer.training.losses import answer_loss
 from trimtab_optimizer.training.rounding import RoundedBlocks, RoundedChannels
+from trimtab_testing.measures import accuracy
 
 Work = Callable[..., Workplace]
 TEACHER = "oci://registry.local:5000/models/teacher:v1"
@@ -44,21 +44,6 @@ def distilling(**options: object) -> OptimizationPass:
 
 
 @pytest.fixture
-def source(digits_build: Path) -> Model:
-    return load_package(digits_build / "model")
-
-
-@pytest.fixture
-def train(digits_build: Path, source: Model) -> Dataset:
-    return load_data(digits_build / "data-train", source.package, evaluation=True)
-
-
-@pytest.fixture
-def test(digits_build: Path, source: Model) -> Dataset:
-    return load_data(digits_build / "data-test", source.package, evaluation=True)
-
-
-@pytest.fixture
 def pruned(source: Model, work: Work) -> Model:
     return prune(OptimizationPass(prune=Prune(amount=0.7, round_to=1)), source, work("pruned")).model
 
@@ -73,12 +58,6 @@ def small_package(linear_package: Callable[..., Path]) -> Model:
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
     }
     return load_package(linear_package(code=SMALL, weights=dict(weights), **tensors))
-
-
-def accuracy(model: Model, data: Dataset) -> float:
-    found = measure(model, data, False, 0).answers.scores["accuracy"]
-    assert found is not None
-    return found
 
 
 def test_a_pruned_student_gets_back_what_pruning_cost(

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from trimtab_optimizer.streaming.journal import FLUSHED
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import DynamicInt8, Stored
+from trimtab_testing.graphs import chain, tensor_beside
 
 _MOST_LOST = 256 << 20
 _KILLS = 20
@@ -40,25 +40,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a model whose output is 768 MiB in bfloat16; its matrices lie in one file, each a row further on."""
     folder = tmp_path_factory.mktemp("large")
     np.random.default_rng(0).standard_normal((_SIDE + _MATRICES, _SIDE), np.float32).tofile(folder / "weights.bin")
-    tensors, nodes = [], []
-    for number in range(_MATRICES):
-        tensor = TensorProto(name=f"w{number}", data_type=TensorProto.FLOAT, dims=(_SIDE, _SIDE))
-        tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": "weights.bin", "offset": number * _SIDE * 4, "length": _SIDE * _SIDE * 4}
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=str(value))
-        tensors.append(tensor)
-        nodes.append(helper.make_node("MatMul", [f"h{number}", f"w{number}"], [f"h{number + 1}"]))
-    x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", _SIDE]) for name in ("h0", nodes[-1].output[0])
-    )
-    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), folder / "model.onnx")
-    return folder / "model.onnx"
+    step = _SIDE * 4
+    return chain(folder / "model.onnx", [tensor_beside(f"w{n}", (_SIDE, _SIDE), n * step) for n in range(_MATRICES)])
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Return what the files of a folder hold."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def test_a_process_killed_at_twenty_moments_ends_with_the_same_bytes_and_loses_little(
@@ -118,11 +106,7 @@ def test_a_journal_of_other_work_is_not_gone_on_with(source: Path, tmp_path: Pat
     expected.mkdir()
     rewrite(source, expected / "model.onnx", DynamicInt8())
 
-    assert bytes_of(expected) == {name: data for name, data in bytes_of_files(tmp_path).items()}
-
-
-def bytes_of_files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    assert bytes_of(expected) == bytes_of(tmp_path)
 
 
 def test_what_is_finished_leaves_no_journal_and_no_half_a_graph(source: Path, tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ from trimtab_optimizer.passes.convert import convert
 from trimtab_optimizer.passes.prune import prune
 from trimtab_optimizer.passes.quantize import quantize
 from trimtab_optimizer.streaming.reweigh import store_sparse
+from trimtab_testing.graphs import matrix
+from trimtab_testing.graphs import model as graph
+from trimtab_testing.measures import accuracy
 
 Work = Callable[..., Workplace]
 
@@ -86,27 +89,6 @@ def fine_tuned(epochs: int = 4) -> dict[str, object]:
 
 def onnx_of(model: Model, work: Work, name: str = "onnx") -> Model:
     return convert(OptimizationPass(convert=Convert()), model, work(name)).model
-
-
-@pytest.fixture
-def source(digits_build: Path) -> Model:
-    return load_package(digits_build / "model")
-
-
-@pytest.fixture
-def train(digits_build: Path, source: Model) -> Dataset:
-    return load_data(digits_build / "data-train", source.package, evaluation=True)
-
-
-@pytest.fixture
-def test(digits_build: Path, source: Model) -> Dataset:
-    return load_data(digits_build / "data-test", source.package, evaluation=True)
-
-
-def accuracy(model: Model, data: Dataset) -> float:
-    found = measure(model, data, False, 0).answers.scores["accuracy"]
-    assert found is not None
-    return found
 
 
 @pytest.mark.parametrize(("method", "drop"), [("l1", 0.015), ("l2", 0.015), ("random", 0.03)])
@@ -310,17 +292,11 @@ def test_a_served_sparse_model_holds_no_more_memory_than_a_dense_one(work: Work,
 
 def large_model(folder: Path, kept: float) -> Path:
     """Write two matrices of 16 MiB, of which some values are zero."""
-    random = np.random.default_rng(0)
-    weights = {f"w{n}": random.standard_normal((2048, 2048), np.float32) for n in range(2)}
+    weights = {f"w{n}": matrix(2048, 2048) for n in range(2)}
     for values in weights.values():
-        values[random.random(values.shape) > kept] = 0
-    x, y = (onnx.helper.make_tensor_value_info(name, 1, ["batch", 2048]) for name in ("x", "y"))
+        values[np.random.default_rng(0).random(values.shape) > kept] = 0
     nodes = [onnx.helper.make_node("MatMul", ["x", "w0"], ["h"]), onnx.helper.make_node("MatMul", ["h", "w1"], ["y"])]
-    tensors = [onnx.numpy_helper.from_array(values, name) for name, values in weights.items()]
-    graph = onnx.helper.make_graph(nodes, "g", [x], [y], tensors)
-    folder.mkdir()
-    opsets = [onnx.helper.make_opsetid("", 20)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "model.onnx")
+    graph(folder, nodes, weights, 2048, 2048, external=False)
     package = {"name": "large", "format": "onnx", "inputs": [{"name": "x", "shape": [-1, 2048]}]}
     package["outputs"] = [{"name": "y", "shape": [-1, 2048]}]
     (folder / "model.yaml").write_text(json.dumps(package))
