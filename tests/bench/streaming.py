@@ -18,8 +18,6 @@ import numpy as np
 import onnx
 from figures import Table, ratios, spread
 
-from trimtab_testing.graphs import chain, tensor_beside
-
 _WIDTH = 4096  # a layer is a matrix of 4096 x 4096, 67 MB in fp32
 _GB = 1e9
 _SIZES = {16: 3, 64: 2}  # layers, and rounds of each tool
@@ -129,6 +127,8 @@ def _run(tool: str, source: Path) -> Run:
 
 def _make(folder: Path, layers: int) -> Path:
     """Write a model whose weights lie beside its graph, layer by layer."""
+    from trimtab_testing.graphs import chain, tensor_beside  # late: it brings onnxruntime into the processes measured
+
     path = folder / str(layers) / "model.onnx"
     path.parent.mkdir()
     random = np.random.default_rng(0)
