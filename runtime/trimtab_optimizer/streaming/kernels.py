@@ -65,8 +65,12 @@ def pack_zeros(zeros: Bytes, bits: int) -> Bytes:
 
 
 def quantize_columns(values: Floats, scales: Floats, largest: int = COLUMN_CODES) -> NDArray[np.int8]:
-    """Quantize [rows, columns] to whole numbers up to `largest`, with one scale for each column."""
-    codes = values * _inverse(scales)
+    """Quantize [rows, columns] to whole numbers up to `largest`, with one scale for each column.
+
+    Divided, not multiplied with the inverse, as ONNX Runtime's quant_utils.py does it: a value half way between two
+    codes would now and then fall on the other one.
+    """
+    codes = values / np.where(scales == 0, np.float32(1), scales)
     np.rint(codes, out=codes)
     return np.clip(codes, -largest, largest, out=codes).astype(np.int8)
 

@@ -17,6 +17,7 @@ import yaml
 
 from trimtab_api.plan import Plan
 from trimtab_api.report import JobFailure, OptimizationResult
+from trimtab_testing.graphs import same_numbers_again
 
 ROOT = Path(__file__).parents[3]
 HOST = "registry.local:5000"
@@ -37,6 +38,12 @@ def _train(example: str, out: Path) -> Path:
     script = ROOT / "examples" / example / "train.py"
     subprocess.run([sys.executable, script, "--out", out], check=True, capture_output=True)
     return out
+
+
+@pytest.fixture(autouse=True)
+def numbers() -> None:
+    """The same random numbers in each test, whatever ran before it."""
+    same_numbers_again()
 
 
 @pytest.fixture(scope="session")

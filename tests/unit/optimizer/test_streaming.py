@@ -13,7 +13,7 @@ from onnxruntime.capi import _pybind_state as native
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from trimtab_api.errors import InvalidPackage, PassFailed
-from trimtab_optimizer.streaming.kernels import pack_zeros, quantize_blocks
+from trimtab_optimizer.streaming.kernels import column_scales, pack_zeros, quantize_blocks, quantize_columns
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
 from trimtab_testing.graphs import answer, matrix, mixed_model, model, tensors
@@ -99,6 +99,14 @@ def test_dynamic_int8_has_the_weights_of_onnx_runtimes_own(source: Path, tmp_pat
         scales = next(value for key, value in theirs.items() if key.startswith(f"{name}_") and key.endswith("_scale"))
         np.testing.assert_array_equal(ours[f"trimtab0.{name}_q"], codes)
         np.testing.assert_array_equal(ours[f"trimtab0.{name}_scales"], scales)
+
+
+def test_a_value_half_way_between_two_codes_of_int8_is_rounded_as_a_division_rounds_it() -> None:
+    values = np.array([[7 * 64], [6.5 * 7]], np.float32)  # the inverse of 7 as float32 is a little too large
+
+    codes = quantize_columns(values, column_scales(values.max(0)))
+
+    np.testing.assert_array_equal(codes, [[64], [6]])
 
 
 def test_a_weight_that_something_else_reads_is_left_alone(tmp_path: Path) -> None:
