@@ -31,7 +31,7 @@ def check_pytorch(model: Model, allow_pickle: bool) -> None:
 
 def load_module(model: Model, allow_pickle: bool) -> nn.Module:
     """Return the module with its weights, ready for inference."""
-    module = _build(model)
+    module = build_module(model)
     if model.package.structure:
         shrink(module, structure_of(model), model.weights)
     try:
@@ -56,7 +56,7 @@ def save_module(base: Model, module: nn.Module, sparse: tuple[str, ...], target:
         base.folder, target, ignore=lambda folder, names: [weights.name] if folder == str(weights.parent) else []
     )
     safetensors.torch.save_model(module, str(target / WEIGHTS_FILE))
-    structure = Structure(sizes=sizes_changed(_build(base), module), sparse=sparse)
+    structure = Structure(sizes=sizes_changed(build_module(base), module), sparse=sparse)
     (target / STRUCTURE_FILE).write_text(canonical_json(structure.to_dict()), encoding="utf-8")
     return write_package(target, base.package.model_copy(update={"weights": WEIGHTS_FILE, "structure": STRUCTURE_FILE}))
 
@@ -77,7 +77,8 @@ def ordered_outputs(found: object, package: ModelPackage) -> list[torch.Tensor]:
     return [value for value in values if isinstance(value, torch.Tensor)]
 
 
-def _build(model: Model) -> nn.Module:
+def build_module(model: Model) -> nn.Module:
+    """Return the module as the code of the package builds it, without its weights."""
     name = model.package.entrypoint or ""
     with importable(model.folder):
         build = find_callable(model.folder, name, "entrypoint")

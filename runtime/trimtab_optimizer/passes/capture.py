@@ -1,0 +1,80 @@
+"""A module as an ONNX graph, without traces of the process that exported it."""
+
+import warnings
+from typing import Any
+
+import onnx_ir
+import torch
+from torch import nn
+
+from trimtab_api.errors import PassFailed
+from trimtab_api.package import ModelPackage
+from trimtab_optimizer.importers.pytorch import ordered_outputs
+from trimtab_optimizer.tensors import example_inputs
+
+_EXAMPLE_ROWS = 2
+
+
+class _Ordered(nn.Module):
+    """Gives the outputs of a module as a tuple, in the order of model.yaml."""
+
+    def __init__(self, module: nn.Module, package: ModelPackage) -> None:
+        super().__init__()
+        self.module = module
+        self._package = package
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(ordered_outputs(self.module(*inputs), self._package))
+
+
+def capture(module: nn.Module, package: ModelPackage, seed: int, optimize: bool) -> onnx_ir.Model:
+    """Return the graph of a module; weights are named `module.` and their name in it. Raises PassFailed."""
+    inputs = example_inputs(package.inputs, _EXAMPLE_ROWS, seed)  # not of the data: it is not in the key
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Ordered(module, package).eval(),
+                tuple(torch.from_numpy(value) for value in inputs.values()),
+                dynamo=True,
+                dynamic_shapes=(_dynamic_axes(package),),
+                input_names=[tensor.name for tensor in package.inputs],
+                output_names=[tensor.name for tensor in package.outputs],
+                optimize=optimize,
+                verbose=False,
+            )
+    except Exception as error:
+        raise PassFailed(f"convert cannot export the module to ONNX: {_cause(error)}") from error
+    if program is None:
+        raise PassFailed("convert cannot export the module to ONNX: the exporter gave nothing")
+    _clean(program.model)
+    return program.model
+
+
+def _dynamic_axes(package: ModelPackage) -> tuple[dict[int, Any], ...]:
+    """Return the free axes of each input: the batch, which they share, and the others that are -1."""
+    batch, free = torch.export.Dim("batch"), torch.export.Dim.DYNAMIC
+    return tuple(
+        {0: batch} | {axis: free for axis, length in enumerate(tensor.shape) if axis and length < 0}
+        for tensor in package.inputs
+    )
+
+
+def _clean(graph: onnx_ir.Model) -> None:
+    graph.metadata_props.clear()
+    graph.doc_string = None
+    for node in onnx_ir.traversal.RecursiveGraphIterator(graph.graph):
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.graph.inputs, *graph.graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.graph.metadata_props.clear()
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost error, which says what the module did; the exporter's own text is pages long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
