@@ -9,6 +9,7 @@ from typing import Final
 from trimtab_api.errors import PassFailed
 from trimtab_api.spec import NoEffect
 from trimtab_optimizer.measuring.latency import latency_ratio
+from trimtab_optimizer.memory import lacks_memory
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.report import PassRecord
 from trimtab_optimizer.run import Run
@@ -40,6 +41,8 @@ def _warning(run: Run, record: PassRecord, before: Model, after: Model) -> str |
 
 def _slower(run: Run, record: PassRecord, before: Model, after: Model) -> str | None:
     """Say that a pass for speed made a row slower: some kernels are in fewer bits."""
+    if lacks_memory(before, after):
+        return None
     ratio = latency_ratio(before, after, run.evaluation, run.plan.source.allow_pickle, run.plan.seed)
     if ratio <= _NOISE:
         return None

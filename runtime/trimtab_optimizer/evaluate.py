@@ -25,6 +25,7 @@ from trimtab_optimizer.measuring.comparison import Details, compare_answers, det
 from trimtab_optimizer.measuring.latency import batch_p95, row_p95, rows_to_time
 from trimtab_optimizer.measuring.meters import Classes, Errors, Likelihood, Meter, Vectors
 from trimtab_optimizer.measuring.own import Metric, OwnMetrics
+from trimtab_optimizer.memory import lacks_memory
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.predict import Predictor, one_thread, predictor_of
 
@@ -36,11 +37,11 @@ _NO_METRICS: Final[Mapping[str, Metric]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured of one model."""
+    """What was measured of one model; without times where there is no memory to run it."""
 
     size_bytes: int
-    latency_p95_ms: float
-    latency_batch_p95_ms: float
+    latency_p95_ms: float | None
+    latency_batch_p95_ms: float | None
     answers: Answers
 
 
@@ -48,6 +49,9 @@ def measure(
     model: Model, data: Dataset | None, allow_pickle: bool, seed: int, own: Mapping[str, Metric] = _NO_METRICS
 ) -> Figures:
     """Measure one model on one thread, also by metrics of its package. Without data, times are of made-up rows."""
+    why = lacks_memory(model)
+    if why:
+        return Figures(model.size_bytes(), None, None, _no_answers(own, why))
     with one_thread():
         predictor = predictor_of(model, allow_pickle)
         rows = rows_to_time(data, model.package, seed)
@@ -55,7 +59,7 @@ def measure(
             size_bytes=model.size_bytes(),
             latency_p95_ms=row_p95(predictor, rows),
             latency_batch_p95_ms=batch_p95(predictor, rows),
-            answers=_ask(predictor, data, model, own) if data else _no_answers(own),
+            answers=_ask(predictor, data, model, own) if data else _no_answers(own, _NO_DATA),
         )
 
 
@@ -77,13 +81,14 @@ def explain(source: Figures, result: Figures) -> Details:
 def figures_of(source: Figures, result: Figures) -> dict[str, float]:
     """Return all that is known of one result, by name."""
     compared = {item.name: item.value for item in compare(source, result) if item.value is not None}
-    return {**compared, METRIC_LATENCY_BATCH_P95: round(result.latency_batch_p95_ms, 6)}
+    batch = rounded(result.latency_batch_p95_ms)
+    return compared if batch is None else {**compared, METRIC_LATENCY_BATCH_P95: batch}
 
 
-def _no_answers(own: Mapping[str, Metric]) -> Answers:
+def _no_answers(own: Mapping[str, Metric], why: str) -> Answers:
     names = (METRIC_ACCURACY, METRIC_AGREEMENT, *own)
     scores = dict.fromkeys((METRIC_ACCURACY, *own))
-    return Answers(scores, (METRIC_AGREEMENT,), notes=dict.fromkeys(names, _NO_DATA))
+    return Answers(scores, (METRIC_AGREEMENT,), notes=dict.fromkeys(names, why))
 
 
 def _ask(predictor: Predictor, data: Dataset, model: Model, own: Mapping[str, Metric]) -> Answers:

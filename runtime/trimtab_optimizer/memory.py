@@ -5,14 +5,24 @@ networks (docs/benchmarks.md, "Memory of a pass"). It is kept low rather than hi
 have ended well, and one that is let through may still run out.
 """
 
+import math
 import resource
 from pathlib import Path
 from typing import Final
 
+import onnx
+from onnx import TensorProto, helper
+
 from trimtab_api.errors import InsufficientMemory
+from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.logs import say
+from trimtab_optimizer.package import Model
+from trimtab_optimizer.streaming.shards import read_header
 
 LIBRARIES: Final = 400 << 20
+
+_COPIES: Final = 2  # of a weight that ONNX Runtime holds while it loads a model: as it is read, and as kernels want it
+_HALVES: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})  # computed in float32
 
 _LIMITS: Final = (  # of the container: cgroup v2, then v1
     Path("/sys/fs/cgroup/memory.max"),
@@ -31,10 +41,34 @@ def check_memory(name: str, weights: int, factor: float, limit: int | None = Non
         )
 
 
+def lacks_memory(*models: Model) -> str | None:
+    """Say why models cannot be run side by side to measure them, or return None where there is memory for it."""
+    need, limit = LIBRARIES + sum(_loaded_bytes(model) for model in models), memory_limit()
+    if need <= limit:
+        return None
+    return (
+        f"running it takes about {_gib(need)}, and {_gib(limit)} are there; "
+        f"set spec.optimization.resources.limits.memory to {-(-need * 5 // 4 >> 30)}Gi or more to have it measured"
+    )
+
+
 def memory_limit() -> int:
     """Return the bytes that this process may have: the container's limit, or what the machine has left."""
     free = _available() + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return min(free, *(found for path in _LIMITS if (found := _read(path))))
+
+
+def _loaded_bytes(model: Model) -> int:
+    if model.package.format is ModelFormat.ONNX:
+        tensors = onnx.load(model.weights, load_external_data=False).graph.initializer
+        return _COPIES * sum(math.prod(item.dims) * _width(item.data_type) for item in tensors)
+    if model.weights.suffix != ".safetensors":
+        return model.size_bytes()
+    return sum(4 * math.prod(item["shape"]) for item in read_header(model.weights)[1].values())
+
+
+def _width(data_type: int) -> int:
+    return 4 if data_type in _HALVES else helper.tensor_dtype_to_np_dtype(data_type).itemsize
 
 
 def _read(path: Path) -> int:

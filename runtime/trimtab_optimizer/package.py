@@ -1,5 +1,7 @@
 """A model as a folder with `model.yaml`: read it, write it, and know how far it has come."""
 
+import os
+import shutil
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -69,6 +71,14 @@ def write_package(folder: Path, package: ModelPackage) -> Model:
     text = yaml.safe_dump(package.to_dict(), sort_keys=True, allow_unicode=False)
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
     return Model(folder, package)
+
+
+def share_file(source: Path, target: Path) -> None:
+    """Give a file that nobody changes a second name; where the file system has none, copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def confined(folder: Path, name: str) -> Path:

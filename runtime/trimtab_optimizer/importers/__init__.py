@@ -4,6 +4,7 @@ from pathlib import Path
 
 from trimtab_api.errors import InvalidPackage, UnsafeFormat
 from trimtab_api.spec import ModelFormat, ModelSource
+from trimtab_optimizer.importers.empty import check_empty, is_large
 from trimtab_optimizer.importers.huggingface import import_huggingface
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch
@@ -16,8 +17,15 @@ def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
         return import_onnx(_declared(source, folder), target)
     is_folder = source.format is ModelFormat.HUGGINGFACE
     model = import_huggingface(source, folder, target) if is_folder else _declared(source, folder)
-    check_pytorch(model, source.allow_pickle)
+    _check(model, source.allow_pickle)
     return model
+
+
+def _check(model: Model, allow_pickle: bool) -> None:
+    if is_large(model):
+        check_empty(model)
+    else:
+        check_pytorch(model, allow_pickle)
 
 
 def _declared(source: ModelSource, folder: Path) -> Model:
@@ -33,7 +41,7 @@ def import_beside(folder: Path, uri: str) -> Model:
     try:
         model = load_package(folder)
         if model.package.format is ModelFormat.PYTORCH:
-            check_pytorch(model, allow_pickle=False)
+            _check(model, allow_pickle=False)
     except (InvalidPackage, UnsafeFormat) as error:
         raise type(error)(f"{uri}: {error}") from error
     return model

@@ -16,7 +16,7 @@ from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import MANIFEST_FILE, WEIGHTS_FILE, Datatype, ModelPackage, Tensor
 from trimtab_api.spec import ModelFormat, ModelSource
 from trimtab_optimizer.importers import huggingface_entrypoint
-from trimtab_optimizer.package import Model, load_package, write_package
+from trimtab_optimizer.package import Model, load_package, share_file, write_package
 from trimtab_optimizer.store import Reference
 from trimtab_optimizer.streaming.shards import merge_shards, read_header
 
@@ -106,10 +106,10 @@ def _images(config: dict[str, Any]) -> tuple[Tensor, ...]:
 
 
 def _lay_weights(folder: Path, target: Path) -> str:
-    """Copy the weights, shards as one file, and return their name."""
+    """Put the weights into a folder, shards as one file, and return their name."""
     for name in (WEIGHTS_FILE, _PICKLED):
         if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
+            share_file(folder / name, target / name)
             return name
     if (folder / _INDEX).is_file():
         merge_shards(folder / _INDEX, target / WEIGHTS_FILE)

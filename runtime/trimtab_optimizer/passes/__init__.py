@@ -8,6 +8,7 @@ from typing import Final
 from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
 from trimtab_api.spec import OptimizationPass
+from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.package import Model, Stage, stage_of
 from trimtab_optimizer.passes.clip import clip
 from trimtab_optimizer.passes.contract import Outcome, Workplace
@@ -28,7 +29,7 @@ class Pass:
     run: Callable[[OptimizationPass, Model, Workplace], Outcome]
     takes: frozenset[Stage]
     gives: Stage | None
-    memory: Callable[[OptimizationPass], float] = lambda item: 0.0
+    memory: Callable[[OptimizationPass, Model], float] = lambda item, model: 0.0
 
 
 # Multiples of the weights that were measured; memory.py says how.
@@ -38,14 +39,18 @@ _EXPORT: Final = 4.2
 _CALIBRATION: Final = 5.4
 
 
-def _of_pruning(item: OptimizationPass) -> float:
+def _of_pruning(item: OptimizationPass, model: Model) -> float:
     if not item.prune or not item.prune.trains:
         return 0.0
     return _TRAINING if item.prune.fine_tune else _PRUNING
 
 
-def _of_quantization(item: OptimizationPass) -> float:
+def _of_quantization(item: OptimizationPass, model: Model) -> float:
     return _CALIBRATION if item.quantize and item.quantize.mode in ("static", "auto") else 0.0
+
+
+def _of_conversion(item: OptimizationPass, model: Model) -> float:
+    return 0.0 if is_large(model) else _EXPORT
 
 
 _WEIGHTS: Final = frozenset({Stage.PYTORCH, Stage.ONNX})
@@ -54,8 +59,8 @@ PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {
         "prune": Pass(prune, _WEIGHTS, None, _of_pruning),
         "clip": Pass(clip, _WEIGHTS, None),
-        "distill": Pass(distill, _WEIGHTS, Stage.PYTORCH, lambda item: _TRAINING),
-        "convert": Pass(convert, frozenset({Stage.PYTORCH, Stage.ONNX}), Stage.ONNX, lambda item: _EXPORT),
+        "distill": Pass(distill, _WEIGHTS, Stage.PYTORCH, lambda item, model: _TRAINING),
+        "convert": Pass(convert, frozenset({Stage.PYTORCH, Stage.ONNX}), Stage.ONNX, _of_conversion),
         "quantize": Pass(quantize, frozenset({Stage.ONNX}), Stage.QUANTIZED, _of_quantization),
     }
 )

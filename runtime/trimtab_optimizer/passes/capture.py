@@ -1,7 +1,7 @@
 """A module as an ONNX graph, without traces of the process that exported it."""
 
 import warnings
-from typing import Any
+from typing import Any, Final
 
 import onnx_ir
 import torch
@@ -12,7 +12,9 @@ from trimtab_api.package import ModelPackage
 from trimtab_optimizer.importers.pytorch import ordered_outputs
 from trimtab_optimizer.tensors import example_inputs
 
-_EXAMPLE_ROWS = 2
+WRAPPED: Final = "module."  # before the name that a weight has in the module
+
+_EXAMPLE_ROWS: Final = 2
 
 
 class _Ordered(nn.Module):
@@ -28,7 +30,7 @@ class _Ordered(nn.Module):
 
 
 def capture(module: nn.Module, package: ModelPackage, seed: int, optimize: bool) -> onnx_ir.Model:
-    """Return the graph of a module; weights are named `module.` and their name in it. Raises PassFailed."""
+    """Return the graph of a module; weights are named WRAPPED and their name in it. Raises PassFailed."""
     inputs = example_inputs(package.inputs, _EXAMPLE_ROWS, seed)  # not of the data: it is not in the key
     try:
         with warnings.catch_warnings():

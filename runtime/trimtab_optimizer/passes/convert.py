@@ -4,7 +4,6 @@ The exported file must not depend on where or when it was made, so traces of the
 paths, in node metadata) are taken out.
 """
 
-import math
 import shutil
 from typing import Any, Final
 
@@ -15,26 +14,25 @@ from numpy.typing import NDArray
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat, OptimizationPass
-from trimtab_optimizer.available import available_bytes
+from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.importers.pytorch import load_module, structure_of
+from trimtab_optimizer.memory import lacks_memory
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.capture import capture
 from trimtab_optimizer.passes.contract import Outcome, Workplace
-from trimtab_optimizer.passes.large import export_large, is_large
+from trimtab_optimizer.passes.referring import export_referring
 from trimtab_optimizer.predict import predictor_of
 from trimtab_optimizer.streaming.reweigh import store_sparse
-from trimtab_optimizer.streaming.shards import read_header
 from trimtab_optimizer.tensors import example_inputs
 
 # Largest difference between torch and ONNX, relative to the largest output where that is above one.
 TOLERANCE: Final = 1e-4
 
-LARGEST_HELD: Final = 1 << 30  # bytes of weights; beyond, the graph is captured without them (passes/large.py)
 _COMPARED_ROWS = 64
 _LARGEST_INLINE = 1 << 30  # protobuf ends at 2 GiB; weights beyond this go beside the graph
 
 
-def convert(item: OptimizationPass, model: Model, work: Workplace, limit: int = LARGEST_HELD) -> Outcome:
+def convert(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     """Return the model as ONNX. Raises PassFailed where it cannot be exported or predicts something else."""
     wanted = item.convert.to if item.convert else "onnx"
     if wanted != "onnx":
@@ -43,14 +41,12 @@ def convert(item: OptimizationPass, model: Model, work: Workplace, limit: int = 
         shutil.copytree(model.folder, work.target)
         return Outcome(Model(work.target, model.package), {"note": "the model was ONNX already: nothing was done"})
     work.target.mkdir(parents=True)
-    large = is_large(model, limit)
-    if large:
-        export_large(model, work.target, work.seed)
+    sparse: tuple[str, ...] = ()
+    if is_large(model):
+        export_referring(model, work.target, work.seed)
     else:
         _export(model, work)
-    # The file that large weights are in is shared with the source, and stays as it is.
-    is_sparse = not large and structure_of(model).sparse
-    sparse = store_sparse(work.target / ONNX_FILE, work.scratch) if is_sparse else ()
+        sparse = store_sparse(work.target / ONNX_FILE, work.scratch) if structure_of(model).sparse else ()
     changes = {"format": ModelFormat.ONNX, "weights": ONNX_FILE} | dict.fromkeys(("entrypoint", "structure", "metrics"))
     made = write_package(work.target, model.package.model_copy(update=changes))
     return Outcome(made, {"tolerance": TOLERANCE, "sparse": list(sparse), **_compared(model, made, work)})
@@ -65,17 +61,9 @@ def _export(model: Model, work: Workplace) -> None:
 
 
 def _compared(model: Model, made: Model, work: Workplace) -> dict[str, object]:
-    """Return notes of a comparison; there is none where both models at once would not fit into the memory."""
-    if _float_bytes(model) >= available_bytes() // 2:
-        return {"compared": False}
-    return {"maxDifference": _verify(model, made, work)}
-
-
-def _float_bytes(model: Model) -> int:
-    """Return the bytes of the weights as float32, in which they are computed."""
-    if model.weights.suffix != ".safetensors":
-        return 0  # pickled weights were held already
-    return sum(4 * math.prod(item["shape"]) for item in read_header(model.weights)[1].values())
+    """Return notes of a comparison, or why there was none."""
+    why = lacks_memory(model, made)
+    return {"notCompared": why} if why else {"maxDifference": _verify(model, made, work)}
 
 
 def _verify(source: Model, made: Model, work: Workplace) -> float:

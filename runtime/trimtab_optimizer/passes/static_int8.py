@@ -3,6 +3,7 @@
 Unsigned activations and signed weights per channel: the fastest on x86 CPUs.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +34,7 @@ def quantize_static_int8(
 
     `full_range` uses all codes of int8, which only CPUs with VNNI add up right.
     """
-    prepared = _prepare(source, scratch / "prepared.onnx")
+    prepared = _prepare(_whole(source, scratch / "whole"), scratch / "prepared.onnx")
     try:
         quantize_static(
             prepared,
@@ -49,6 +50,21 @@ def quantize_static_int8(
         )
     except Exception as error:
         raise PassFailed(f"quantize (static) failed: {_flat(error)}") from error
+
+
+def _whole(source: Path, folder: Path) -> Path:
+    """Return a graph of files that only it has, its tensors within it as long as they fit.
+
+    ONNX Runtime's tools write the graph elsewhere and then look for the tensors beside it, and the onnx package reads
+    no file that has a second name.
+    """
+    graph = onnx.load(source, load_external_data=False).graph
+    if all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        return source
+    shutil.copytree(source.parent, folder)
+    copied = folder / source.name
+    onnx.save(onnx.load(copied), copied, save_as_external_data=_has_large_weights(source), location="whole.data")
+    return copied
 
 
 def _prepare(source: Path, target: Path) -> Path:

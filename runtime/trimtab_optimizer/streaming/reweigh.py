@@ -108,11 +108,11 @@ def _covers(layer: str, name: str) -> bool:
 
 
 def _graph_weights(graph: GraphProto, folder: Path) -> list[Weight]:
-    """Return the constant float operands of products and convolutions."""
+    """Return the constant float32 operands of products and convolutions."""
     readers = {node.input[1] for node in all_nodes(graph) if node.op_type in _READERS and len(node.input) > 1}
-    tensors = (tensor for tensor in graph.initializer if tensor.name in readers and len(tensor.dims) > 1)
-    found = (weight_of(tensor, folder) for tensor in tensors)
-    return [weight for weight in found if weight and weight.count]
+    floats = (tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT)
+    found = (weight_of(item, folder) for item in floats if item.name in readers and len(item.dims) > 1)
+    return [weight for weight in found if weight.count]
 
 
 def _kept(weights: Sequence[Weight], edit: Edit) -> dict[str, int]:

@@ -5,7 +5,7 @@ which does all three, so that disk and cores are busy at the same time (numpy an
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from trimtab_api.errors import PassFailed
 from trimtab_optimizer.streaming.carrying import carry_out, copies, replace_tensors
 from trimtab_optimizer.streaming.graphs import all_nodes, free_prefix, opset_of
 from trimtab_optimizer.streaming.journal import Journal
+from trimtab_optimizer.streaming.links import Origin, Use, origins, remove_dead_links, uses
 from trimtab_optimizer.streaming.output import Output
 from trimtab_optimizer.streaming.schemes import MICROSOFT, Matrix, Scheme
 from trimtab_optimizer.streaming.weights import weight_of
@@ -47,13 +48,18 @@ def rewrite(
     graph, data = model.graph, target.with_name(f"{target.name}.data")
     _check(model, scheme)
     journal = _journal_of(model, target, scheme, key) if key else None
-    matrices = find_matrices(graph, source.parent)
+    matrices = {
+        result: matrix
+        for result, matrix in find_matrices(graph, source.parent).items()
+        if scheme.is_faster or not matrix.is_kept  # a second form of a table is not smaller
+    }
     with Output(data, bool(journal and journal.goes_on)) as output:
         work = [piece for matrix in _each_once(matrices) for piece in scheme.work(matrix, output)]
-        work += copies(graph, source.parent, output, {matrix.weight.name for matrix in matrices.values()})
+        replaced = {matrix.weight.name for matrix in matrices.values() if not matrix.is_kept}
+        work += copies(graph, source.parent, output, replaced)
         carry_out(journal.left(work, output) if journal else work, threads)
         _replace_nodes(graph, matrices, scheme)
-        replace_tensors(graph, output, {matrix.weight.name for matrix in matrices.values()})
+        replace_tensors(graph, output, replaced)
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     _save(model, target)
@@ -79,24 +85,21 @@ def _save(model: ModelProto, target: Path) -> None:
 def find_matrices(graph: GraphProto, folder: Path) -> dict[str, Matrix]:
     """Return the matrix products that can be rewritten, by the name of their result.
 
-    The weight has to be a constant float matrix that nothing but such products reads, in one orientation.
+    The weight has to be a constant float matrix that such products read in one orientation. What looks up rows may read
+    it as well, as with tied embeddings: it then stays beside its new form. Nothing else may.
     """
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    found = {node.output[0]: (node, _orientation(node)) for node in graph.node if _is_product(node, tensors)}
-    uses: dict[str, set[bool | None]] = {}
-    for node in all_nodes(graph):
-        transposed = found[node.output[0]][1] if node.output and node.output[0] in found else None
-        for position, name in enumerate(node.input):
-            uses.setdefault(name, set()).add(transposed if position == 1 else None)
-    for value in graph.output:
-        uses.setdefault(value.name, set()).add(None)
-    prefix = free_prefix(graph)
-    weights = {name: weight_of(tensors[name], folder) for name in {node.input[1] for node, _ in found.values()}}
+    values, prefix = origins(graph), free_prefix(graph)
+    products = {node.output[0]: node for node in graph.node if _is_product(node, values)}
+    ways = {result: _way(node, values[node.input[1]]) for result, node in products.items()}
+    found = uses(graph, values, ways)
+    tensors = {result: values[node.input[1]].tensor for result, node in products.items()}
+    weights = {tensor.name: weight_of(tensor, folder) for tensor in tensors.values()}
     matrices = {}
-    for result, (node, transposed) in found.items():
-        weight = weights[node.input[1]]
-        if weight and uses[weight.name] == {transposed} and weight.rows * weight.columns >= _SMALLEST:
-            matrices[result] = Matrix(weight, transposed, prefix)
+    for result, node in products.items():
+        weight, way = weights[tensors[result].name], ways[result]
+        if found[weight.name] <= {way, Use.TABLE} and weight.count >= _SMALLEST:
+            kept = Use.TABLE in found[weight.name]
+            matrices[result] = Matrix(weight, way is Use.TRANSPOSED_PRODUCT, prefix, node.op_type == "Gemm", kept)
     return matrices
 
 
@@ -120,16 +123,18 @@ def _inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
         yield from (sparse.values, sparse.indices)
 
 
-def _is_product(node: NodeProto, tensors: dict[str, TensorProto]) -> bool:
-    if node.op_type not in ("MatMul", "Gemm") or node.domain or node.input[1] not in tensors:
+def _is_product(node: NodeProto, values: Mapping[str, Origin]) -> bool:
+    if node.op_type not in ("MatMul", "Gemm") or node.domain or node.input[1] not in values:
         return False
     plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-    values = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    return len(tensors[node.input[1]].dims) == 2 and all(values.get(name, plain[name]) == plain[name] for name in plain)
+    given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    is_float = values[node.input[1]].data_type == TensorProto.FLOAT
+    return is_float and all(given.get(name, plain[name]) == plain[name] for name in plain)
 
 
-def _orientation(node: NodeProto) -> bool:
-    return any(item.name == "transB" and item.i for item in node.attribute)
+def _way(node: NodeProto, origin: Origin) -> Use:
+    flips = any(item.name == "transB" and item.i for item in node.attribute)
+    return Use.TRANSPOSED_PRODUCT if flips != origin.flipped else Use.PRODUCT
 
 
 def _each_once(matrices: dict[str, Matrix]) -> list[Matrix]:
@@ -145,8 +150,10 @@ def _replace_nodes(graph: GraphProto, matrices: dict[str, Matrix], scheme: Schem
         # What two products need of the same data is computed once.
         nodes += [item for item in made if item.output[0] not in seen] if matrix else [node]
         seen.update(item.output[0] for item in made)
+    links = origins(graph)
     del graph.node[:]
     graph.node.extend(nodes)
+    remove_dead_links(graph, links)
 
 
 def _product(node: NodeProto, matrix: Matrix, scheme: Scheme) -> list[NodeProto]:

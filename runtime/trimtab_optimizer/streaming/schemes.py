@@ -30,11 +30,17 @@ _LARGE: Final = 1 << 18  # weights: a mebibyte of float32
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The constant operand of a matrix product, [K, N]; `transposed` where its rows are the outputs."""
+    """The constant operand of a matrix product, [K, N]; `transposed` where its rows are the outputs.
+
+    `is_flat` tells that the other operand has two axes, as Gemm wants it; `is_kept` that the weight stays in the graph
+    for others, beside its new form.
+    """
 
     weight: Weight
     transposed: bool
     prefix: str = ""  # of every name that is made
+    is_flat: bool = False
+    is_kept: bool = False
 
     def made(self, name: str) -> str:
         """Return the name of something new, which nothing in the graph has."""
@@ -56,10 +62,13 @@ class Matrix:
 
 
 class Scheme(Protocol):
-    """One way to store matrices. `opset` is the first one that has its operators."""
+    """One way to store matrices. `opset` is the first one that has its operators; `is_faster` tells what it is for."""
 
     @property
     def opset(self) -> int: ...
+
+    @property
+    def is_faster(self) -> bool: ...
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
         """Reserve the new tensors of a matrix and yield independent pieces of work that fill them."""
@@ -79,6 +88,7 @@ class Blockwise:
     block_size: int
     symmetric: bool
     opset: int = 11
+    is_faster: bool = True
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
         name, outputs, blocks = matrix.made(matrix.weight.name), matrix.outputs, self._blocks(matrix)
@@ -143,6 +153,7 @@ class DynamicInt8:
 
     largest: int = kernels.COLUMN_CODES
     opset: int = 11
+    is_faster: bool = True
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
         places = _reserve_columns(matrix, output, TensorProto.INT8)
@@ -170,6 +181,7 @@ class Stored:
 
     data_type: int
     opset: int = 13
+    is_faster: bool = False
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
         weight = matrix.weight
@@ -180,12 +192,15 @@ class Stored:
             yield partial(self._fill, weight, output, place, rows)
 
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
-        name, values = matrix.made(matrix.weight.name), matrix.made(f"{result}_weight")
-        product = [data, values]
-        cast = helper.make_node("Cast", [f"{name}_half"], [values], name=f"{result}_cast", to=TensorProto.FLOAT)
+        half, values = f"{matrix.made(matrix.weight.name)}_half", matrix.made(f"{result}_weight")
+        turned = matrix.made(f"{result}_turned") if matrix.transposed and not matrix.is_flat else ""
+        cast = helper.make_node("Cast", [turned or half], [values], name=f"{result}_cast", to=TensorProto.FLOAT)
+        if turned:  # first, in 16 bits: ONNX Runtime computes both once, at loading
+            turn = helper.make_node("Transpose", [half], [turned], name=f"{result}_turn", perm=[1, 0])
+            return [turn, cast, helper.make_node("MatMul", [data, values], [result], name=f"{result}_matmul")]
         if matrix.transposed:
-            return [cast, helper.make_node("Gemm", product, [result], name=f"{result}_gemm", transB=1)]
-        return [cast, helper.make_node("MatMul", product, [result], name=f"{result}_matmul")]
+            return [cast, helper.make_node("Gemm", [data, values], [result], name=f"{result}_gemm", transB=1)]
+        return [cast, helper.make_node("MatMul", [data, values], [result], name=f"{result}_matmul")]
 
     def _fill(self, weight: Weight, output: Output, place: Place, rows: range) -> None:
         for part in _ranges(len(rows), max(1, _STRIP // weight.columns)):
@@ -208,6 +223,7 @@ class Float8:
 
     data_type: int
     opset: int = 19
+    is_faster: bool = False
 
     def work(self, matrix: Matrix, output: Output) -> Iterator[Work]:
         kind = helper.tensor_dtype_to_np_dtype(self.data_type)

@@ -4,9 +4,21 @@ import json
 import shutil
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from trimtab_api.errors import InvalidPackage
+
+
+class _Stored(TypedDict):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+_HEADER: Final = TypeAdapter(dict[str, _Stored])
 
 
 def read_header(file: Path) -> tuple[int, dict[str, Any]]:
@@ -17,14 +29,20 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]]:
     try:
         with file.open("rb") as stored:
             (length,) = struct.unpack("<Q", stored.read(8))
-            header: dict[str, Any] = json.loads(stored.read(length))
-    except (OSError, struct.error, ValueError, OverflowError, MemoryError) as error:
-        raise InvalidPackage(f"{file.name} is not a safetensors file ({error}); save it again") from error
-    header.pop("__metadata__", None)
+            said = json.loads(stored.read(length))
+        if isinstance(said, dict):
+            said.pop("__metadata__", None)
+        header = _HEADER.validate_python(said)
+    except (OSError, struct.error, ValueError, TypeError, OverflowError, MemoryError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise InvalidPackage(f"{file.name} is not a safetensors file ({cause}); save it again") from error
     for name, item in header.items():
-        if 8 + length + item["data_offsets"][1] > file.stat().st_size:
+        start, end = item["data_offsets"]
+        if not 0 <= start <= end or any(length < 0 for length in item["shape"]):
+            raise InvalidPackage(f"{file.name} gives tensor {name} a place or shape that is none; save it again")
+        if 8 + length + end > file.stat().st_size:
             raise InvalidPackage(f"{file.name} ends within tensor {name}; copy or download it again")
-    return 8 + length, header
+    return 8 + length, dict(header)
 
 
 def merge_shards(index: Path, target: Path) -> None:
@@ -34,7 +52,8 @@ def merge_shards(index: Path, target: Path) -> None:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InvalidPackage(f"{index.name} has no weight_map ({error!r}); download it again") from error
     shards = [(index.with_name(Path(name).name), *read_header(_present(index, name))) for name in names]
-    header, end = {}, 0
+    header: dict[str, Any] = {}
+    end = 0
     for _, _, tensors in shards:
         for name, item in tensors.items():
             start, stop = item["data_offsets"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab_api.errors import InvalidPackage
-from trimtab_optimizer.streaming.kernels import Floats
+from trimtab_optimizer.streaming.kernels import Floats, to_float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Weight:
             part = self.inline.reshape(self.rows, self.columns)[rows.start : rows.stop, wanted.start : wanted.stop]
         else:
             part = self._read_file(rows, wanted)
-        found = np.ascontiguousarray(part, np.float32)
+        found = to_float32(part)
         # A sum is no number as soon as one of its parts is none, and much cheaper than to look at each of them.
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = not np.isfinite(found.sum())
@@ -75,7 +75,7 @@ class Weight:
         assert self.file
         with self.file.open("rb", buffering=0) as file:
             for number, piece in enumerate(pieces):
-                if os.preadv(file.fileno(), [piece.data.cast("B")], start + number * step) != piece.nbytes:
+                if os.preadv(file.fileno(), [piece.view(np.uint8).data], start + number * step) != piece.nbytes:
                     raise self._truncated()
         return found
 
@@ -84,11 +84,9 @@ class Weight:
         return InvalidPackage(f"{name} ends within tensor {self.name}; copy or export the model again")
 
 
-def weight_of(tensor: TensorProto, folder: Path) -> Weight | None:
-    """Return a tensor as a weight, or None where it is not float32: other floats are multiplied with their own kind."""
-    if tensor.data_type != TensorProto.FLOAT:
-        return None
-    dims, dtype = tuple(tensor.dims), np.dtype(np.float32)
+def weight_of(tensor: TensorProto, folder: Path) -> Weight:
+    """Return a float tensor (float32, float16, bfloat16) as a weight."""
+    dims, dtype = tuple(tensor.dims), np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     if tensor.data_location != TensorProto.EXTERNAL:
         return Weight(tensor.name, dims, dtype, None, 0, numpy_helper.to_array(tensor))
     return _external(tensor, dims, dtype, folder)

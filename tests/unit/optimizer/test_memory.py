@@ -9,6 +9,7 @@ from trimtab_api.errors import InsufficientMemory
 from trimtab_api.spec import Calibration, Convert, Distill, FineTune, OptimizationPass, Prune, Quantize
 from trimtab_optimizer import memory
 from trimtab_optimizer.memory import check_memory, memory_limit
+from trimtab_optimizer.package import Model
 from trimtab_optimizer.passes import PASSES
 
 STATIC = Quantize(mode="static", calibration=Calibration(uri="oci://a/b:v1"))
@@ -36,14 +37,14 @@ def test_what_fits_is_let_through() -> None:
         (OptimizationPass(quantize=Quantize(dtype="int4")), False),
     ],
 )
-def test_only_passes_that_hold_the_model_grow_with_it(item: OptimizationPass, whole: bool) -> None:
-    assert (PASSES[item.kind].memory(item) > 0) is whole
+def test_only_passes_that_hold_the_model_grow_with_it(item: OptimizationPass, whole: bool, source: Model) -> None:
+    assert (PASSES[item.kind].memory(item, source) > 0) is whole
 
 
-def test_fine_tuning_needs_what_training_does() -> None:
+def test_fine_tuning_needs_what_training_does(source: Model) -> None:
     tuned = OptimizationPass(prune=Prune(amount=0.5, fine_tune=FineTune(data="oci://a/b:v1")))
     plain = OptimizationPass(prune=Prune(amount=0.5))
-    assert PASSES["prune"].memory(tuned) > PASSES["prune"].memory(plain)
+    assert PASSES["prune"].memory(tuned, source) > PASSES["prune"].memory(plain, source)
 
 
 def test_the_limit_of_the_container_counts_where_it_is_below_the_machines(
