@@ -8,6 +8,7 @@ import argparse
 import re
 from pathlib import Path
 
+import checkpoint
 import footprint
 import memory
 import methods
@@ -22,7 +23,13 @@ from installation import installed
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
 
-HERE = {"methods": methods.measure, "speed": speed.measure, "memory": memory.measure, "streaming": streaming.measure}
+HERE = {
+    "methods": methods.measure,
+    "speed": speed.measure,
+    "memory": memory.measure,
+    "streaming": streaming.measure,
+    "checkpoint": checkpoint.measure,
+}
 ON_A_NODE = {
     "predictions": predictions.measure,
     "rollback": rollback.measure,
