@@ -13,7 +13,8 @@ from trimtab_api.spec import Convert, OptimizationPass
 from trimtab_optimizer.data import load_data
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes.contract import Workplace
-from trimtab_optimizer.passes.convert import TOLERANCE, convert
+from trimtab_optimizer.passes.convert import convert
+from trimtab_optimizer.passes.verification import TOLERANCE
 from trimtab_optimizer.predict import predictor_of
 from trimtab_optimizer.store import open_store
 from trimtab_optimizer.tensors import example_inputs
