@@ -30,9 +30,21 @@ def make_shapes_constant(graph: Path, target: Path, package: ModelPackage) -> No
         constant = _constant(values)
         if constant is not None:
             _replace(model.graph, name, constant)
-    ir = onnx_ir.serde.deserialize_model(model)
+    ir = onnx_ir.serde.deserialize_model(_with_known_shapes(model))
     onnx_ir.passes.common.RemoveUnusedNodesPass()(ir)
     onnx_ir.save(ir, target, external_data=f"{target.name}.data")
+
+
+def _with_known_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with the shapes of all results inferred anew; a first axis that is not known is the batch."""
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
+    del model.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for value in inferred.graph.value_info:
+        axes = value.type.tensor_type.shape.dim
+        if len(axes) > 1 and not axes[0].WhichOneof("value"):
+            axes[0].dim_param = batch
+    return inferred
 
 
 def _computed_shapes(graph: onnx.GraphProto) -> list[str]:
