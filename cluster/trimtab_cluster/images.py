@@ -34,6 +34,7 @@ IMAGES = (
     Image("trimtab-operator", "operator/Dockerfile"),
     Image("trimtab-runtime", "runtime/Dockerfile.runtime"),
     Image("trimtab-optimizer", "runtime/Dockerfile.optimizer"),
+    Image("trimtab-optimizer-tensorflow", "runtime/Dockerfile.optimizer-tensorflow"),
 )
 
 

@@ -60,9 +60,7 @@ def _signature(model: Any, graph: onnx.GraphProto, request: dict[str, Any], rows
     outputs = {value.name: place for place, value in enumerate(graph.output)}
     run = _runner(model, order)
     found = run(*(tf.constant(rows[f"input {name}"]) for name in request["inputs"]))
-    layouts = {
-        name: _layout(np.asarray(found[outputs[name]]), rows[f"output {name}"]) for name in request["outputs"]
-    }
+    layouts = {name: _layout(np.asarray(found[outputs[name]]), rows[f"output {name}"]) for name in request["outputs"]}
 
     def serve(*inputs: Any) -> dict[str, Any]:
         answers = run(*inputs)
@@ -112,7 +110,8 @@ def _save(module: Any, folder: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures={SIGNATURE: serve})
     # The one file that differs from run to run: it holds a random number, and nothing needs it.
     (folder / "fingerprint.pb").unlink(missing_ok=True)
-    (folder / "assets").is_dir() and (folder / "assets").rmdir()  # empty, and a tar of files has no empty folders
+    if (folder / "assets").is_dir():
+        (folder / "assets").rmdir()  # empty, and an artifact holds files
 
 
 def _to_litert(folder: Path) -> bytes:

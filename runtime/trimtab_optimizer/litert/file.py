@@ -48,7 +48,9 @@ def open_interpreter(path: Path, threads: int = 1) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter  # late: most plans can do without it
     except ImportError as error:
-        raise MissingTool(f"LiteRT is not installed here ({error}); install it with `pip install ai-edge-litert`") from error
+        raise MissingTool(
+            f"LiteRT is not installed here ({error}); install it with `pip install ai-edge-litert`"
+        ) from error
     try:
         return Interpreter(model_path=str(path), num_threads=threads)
     except (ValueError, RuntimeError) as error:

@@ -2,7 +2,7 @@
 
 TensorFlow's converter has to know the rank of every tensor, and what exporters write for attention computes its shapes
 from others. A shape that is the same for every input, but for one place that follows the batch, is a constant with -1
-there. Shapes are observed on inputs of several sizes, not derived; the conversion is held against its source afterwards.
+there. Shapes are observed on inputs of several sizes, not derived: the conversion is held against its source later.
 """
 
 from collections.abc import Sequence

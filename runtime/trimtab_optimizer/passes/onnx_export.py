@@ -7,7 +7,7 @@ paths, in node metadata) are taken out.
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import onnx_ir
 import torch

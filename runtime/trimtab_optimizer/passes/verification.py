@@ -44,9 +44,7 @@ def rows_to_compare(package: ModelPackage, work: Workplace) -> dict[str, NDArray
 
 def _difference(expected: NDArray[Any], found: NDArray[Any], names: tuple[str, str]) -> float:
     if expected.shape != found.shape:
-        raise PassFailed(
-            f"convert: {names[0]} gives the shape {list(found.shape)}, {names[1]} {list(expected.shape)}"
-        )
+        raise PassFailed(f"convert: {names[0]} gives the shape {list(found.shape)}, {names[1]} {list(expected.shape)}")
     if not expected.size:
         return 0.0
     a, b = expected.astype(np.float64), found.astype(np.float64)
