@@ -11,7 +11,8 @@
 `mode: auto` makes int8 dynamic and static, measures both, and takes the faster.
 
 This is of ONNX; LiteRT has fewer choices (quantize_litert.py). Static quantization is ONNX Runtime's own. The others
-rewrite the graph weight by weight (trimtab_optimizer.streaming), in memory that does not grow with the model. Each is checked for an effect: a pass that changed nothing has failed.
+rewrite the graph weight by weight (trimtab_optimizer.streaming), in memory that does not grow with the model. Each is
+checked for an effect: a pass that changed nothing has failed.
 """
 
 import shutil
