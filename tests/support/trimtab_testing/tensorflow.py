@@ -36,6 +36,6 @@ def _make(folder: Path) -> None:
     print(f"installing TensorFlow into {folder}; this takes a minute or two, once", file=sys.__stderr__, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    install = ["uv", "pip", "install", "--quiet", "--no-deps", "--python", folder / "bin/python", "-r", LOCK]
+    install = ["uv", "pip", "install", "--quiet", "--no-deps", "--python", str(folder / "bin/python"), "-r", str(LOCK)]
     subprocess.run([sys.executable, "-m", *install], check=True)
     (folder / "complete").touch()
