@@ -50,6 +50,9 @@ images: ## Build the images and copy them to the cluster's registry
 crds: ## Copy the CRDs into the chart
 	@cp crds/*.yaml charts/trimtab/crds/
 
-lock: install ## Write requirements.lock anew
+lock: install ## Write requirements.lock and runtime/requirements-tensorflow.lock anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group test --group lint \
 		--no-header --no-annotate pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 -c requirements.lock \
+		--no-emit-package tensorflow --no-emit-package libclang --no-header --no-annotate \
+		runtime/requirements-tensorflow.in -o runtime/requirements-tensorflow.lock

@@ -14,12 +14,13 @@ NAME_IN_EXAMPLES = "registry.local:5000"  # what the examples call the registry
 _OPERATOR_TIMEOUT = "180s"
 
 
-def install(target: Target, namespace: str, insecure: tuple[str, ...] = ()) -> None:
+def install(target: Target, namespace: str, insecure: tuple[str, ...] = (), tensorflow: bool = False) -> None:
     """Install everything into a namespace under the restricted Pod Security profile. Raises CommandFailed.
 
     `insecure` names registries, as host:port, that the operator is to reach over plain HTTP besides the target's own.
+    With `tensorflow` the image that makes LiteRT models comes along.
     """
-    images = target.deliver_images()
+    images = target.deliver_images(tensorflow)
     push_example(target, "digits")
     create_namespace(target, namespace)
     install_chart(target, namespace, dict(images), insecure)
@@ -79,8 +80,9 @@ def create_namespace(target: Target, namespace: str) -> None:
 def install_chart(target: Target, namespace: str, images: dict[str, str], insecure: tuple[str, ...]) -> None:
     """Install the chart, and wait until the operator is up."""
     own = (target.registry.known_as.partition("/")[0],) if target.registry.insecure else ()
+    named = {key: images[f"trimtab-{key}"] for key in ("operator", "runtime", "optimizer")}
     values = {
-        "images": {key: images[f"trimtab-{key}"] for key in ("operator", "runtime", "optimizer")},
+        "images": {**named, "optimizerTensorflow": images.get("trimtab-optimizer-tensorflow", "")},
         "artifacts": {"repository": f"{target.registry.known_as}/trimtab/artifacts-{namespace}"},
         "insecureRegistries": [*own, *insecure],
     }

@@ -58,9 +58,10 @@ class Target:
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return found
 
-    def deliver_images(self) -> Mapping[str, str]:
+    def deliver_images(self, tensorflow: bool = False) -> Mapping[str, str]:
         """Return the project's images by name, after building and copying what is not in the registry yet."""
-        return self.images or images.deliver(self.registry, None)
+        wanted = images.IMAGES if tensorflow else images.NEEDED
+        return self.images or images.deliver(self.registry, None, wanted)
 
 
 def own_target(cluster: Cluster) -> Target:
@@ -112,7 +113,7 @@ def _images(text: str | None) -> Mapping[str, str] | None:
     if not text:
         return None
     found = dict(word.strip().split("=", 1) for word in text.split(",") if "=" in word)
-    if lacking := {image.name for image in images.IMAGES} - set(found):
+    if lacking := {image.name for image in images.NEEDED} - set(found):
         raise ClusterError(f"{_IMAGES} does not name {', '.join(sorted(lacking))}", "name all, as NAME=REFERENCE,...")
     return found
 

@@ -10,6 +10,7 @@ TrimtabError
 │   ├── UnsafeFormat         a format that runs code when read, without the opt-in
 │   ├── InvalidData          a data set that does not fit the model
 │   ├── PassFailed           an optimization pass that cannot do what is asked
+│   ├── MissingTool          a pass whose tool is not installed where it is to run
 │   └── InsufficientMemory   a pass that needs more memory than its Job may have
 └── TransientError       the environment failed: trying again may help
     ├── RegistryUnavailable  no answer, or a server error
@@ -67,6 +68,10 @@ class InvalidData(UserError):
 
 class PassFailed(UserError):
     reason = "PassFailed"
+
+
+class MissingTool(UserError):
+    reason = "MissingTool"
 
 
 class InsufficientMemory(UserError):

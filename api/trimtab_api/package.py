@@ -13,6 +13,8 @@ from trimtab_api.spec import ModelFormat
 MANIFEST_FILE: Final = "model.yaml"
 REPORT_FILE: Final = "report.json"
 ONNX_FILE: Final = "model.onnx"
+LITERT_FILE: Final = "model.tflite"
+SAVED_MODEL_FOLDER: Final = "saved_model"
 WEIGHTS_FILE: Final = "model.safetensors"
 STRUCTURE_FILE: Final = "structure.json"
 MOST_METRICS: Final = 8  # of a package; more would not fit into a termination message
@@ -54,7 +56,7 @@ class ModelPackage(Contract):
     """The content of `model.yaml`.
 
     `entrypoint` (`module:callable`, PyTorch only) builds the `nn.Module` without weights; `weights` is a safetensors
-    file (PyTorch) or the ONNX file, relative to the package. `labels` names the classes of the first output.
+    file (PyTorch), or the ONNX or LiteRT file, relative to the package. `labels` names the classes of the first output.
     `structure` (PyTorch only) is the file that tells how pruning changed the module that the entrypoint builds.
     `metrics` (PyTorch only) maps names to `module:callable`, which get all outputs by name, and the labels.
     """
@@ -88,3 +90,9 @@ class ModelPackage(Contract):
             if not re.fullmatch(METRIC_PATTERN, name):
                 raise ValueError(f"the metric {name!r} needs a name like f1 or wordErrorRate: {METRIC_PATTERN}")
         return self
+
+
+def signature_name(name: str) -> str:
+    """Return the name that a LiteRT or SavedModel signature has for a tensor: TensorFlow takes identifiers only."""
+    safe = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return safe if safe[:1].isalpha() else f"arg_{safe}"

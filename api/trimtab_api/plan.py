@@ -35,6 +35,12 @@ class Plan(Contract):
     keep_unoptimized: bool = False  # also publish the source merely converted, for `onFailure: ServeUnoptimized`
     on_no_effect: NoEffect = NoEffect.WARN  # no part of the key of a pass: what is stored remembers its warning
 
+    @property
+    def needs_tensorflow(self) -> bool:
+        """Return whether the Job needs the image with TensorFlow, which also holds what quantizes LiteRT models."""
+        is_litert = self.source.format is ModelFormat.LITERT
+        return is_litert or any(item.convert and item.convert.to.needs_tensorflow for item in self.passes)
+
     def uris(self) -> tuple[str, ...]:
         """Return every URI the Job reads, the source first, each once."""
         return tuple(dict.fromkeys([self.source.uri, *self.package_uris(), *self.data_uris()]))
@@ -74,10 +80,11 @@ class Plan(Contract):
 
 
 def make_plan(spec: ModelDeploymentSpec) -> Plan:
-    """Return the plan of a spec. Without a conversion a module is converted to ONNX as soon as it can be."""
+    """Return the plan of a spec. Without a conversion of any kind a module becomes ONNX as soon as it can be."""
     passes = spec.optimization.passes
     trained = [number for number, item in enumerate(passes, start=1) if item.needs_module]
-    if (spec.model.format is not ModelFormat.ONNX or trained) and not any(item.convert for item in passes):
+    is_served_as_it_is = spec.model.format in (ModelFormat.ONNX, ModelFormat.LITERT) and not trained
+    if not is_served_as_it_is and not any(item.convert for item in passes):
         place = max(trained, default=0)
         passes = (*passes[:place], OptimizationPass(convert=Convert()), *passes[place:])
     evaluation = spec.evaluation

@@ -15,6 +15,20 @@ class ModelFormat(StrEnum):
     PYTORCH = "pytorch"
     ONNX = "onnx"
     HUGGINGFACE = "huggingface"
+    LITERT = "litert"
+
+
+class Target(StrEnum):
+    """What a conversion gives. Of the last two a LiteRT file is served; `savedmodel` keeps the SavedModel beside it."""
+
+    ONNX = "onnx"
+    LITERT = "litert"
+    SAVEDMODEL = "savedmodel"
+
+    @property
+    def needs_tensorflow(self) -> bool:
+        """Return whether TensorFlow makes it."""
+        return self is not Target.ONNX
 
 
 class SecretRef(Contract):
@@ -31,7 +45,7 @@ class ModelSource(Contract):
 
 
 class Convert(Contract):
-    to: str = "onnx"
+    to: Target = Target.ONNX
 
 
 class Calibration(Contract):

@@ -30,11 +30,14 @@ class Image:
     dockerfile: str
 
 
-IMAGES = (
+NEEDED = (
     Image("trimtab-operator", "operator/Dockerfile"),
     Image("trimtab-runtime", "runtime/Dockerfile.runtime"),
     Image("trimtab-optimizer", "runtime/Dockerfile.optimizer"),
 )
+# It adds a gigabyte and minutes of building to the one before, for plans that make LiteRT models.
+TENSORFLOW = Image("trimtab-optimizer-tensorflow", "runtime/Dockerfile.optimizer-tensorflow")
+IMAGES = (*NEEDED, TENSORFLOW)
 
 
 @dataclass(frozen=True, slots=True)

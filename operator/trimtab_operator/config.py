@@ -28,6 +28,7 @@ def read_config(environ: Mapping[str, str] = os.environ) -> OperatorConfig:
     """Read the configuration. Raises MissingSetting naming the variable."""
     settings = Settings(
         optimizer_image=_required(environ, "TRIMTAB_OPTIMIZER_IMAGE"),
+        optimizer_tensorflow_image=environ.get("TRIMTAB_OPTIMIZER_TENSORFLOW_IMAGE") or None,
         runtime_image=_required(environ, "TRIMTAB_RUNTIME_IMAGE"),
         artifact_repository=_required(environ, "TRIMTAB_ARTIFACT_REPOSITORY").rstrip("/"),
         insecure_registries=_words(environ.get("TRIMTAB_INSECURE_REGISTRIES", "")),

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 import yaml
 from pydantic import ValidationError
@@ -23,11 +24,17 @@ class Stage(StrEnum):
     PYTORCH = "pytorch"
     ONNX = "onnx"
     QUANTIZED = "quantized onnx"
+    LITERT = "litert"
+    SAVEDMODEL = "savedmodel"
+    QUANTIZED_LITERT = "quantized litert"
+
+
+_STARTS: Final = {ModelFormat.ONNX: Stage.ONNX, ModelFormat.LITERT: Stage.LITERT}
 
 
 def stage_of(source: ModelFormat) -> Stage:
     """Return where a source stands once it is imported."""
-    return Stage.ONNX if source is ModelFormat.ONNX else Stage.PYTORCH
+    return _STARTS.get(source, Stage.PYTORCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,8 @@ class Model:
         return confined(self.folder, self.package.weights or ONNX_FILE)
 
     def size_bytes(self) -> int:
-        """Return the bytes of the weights, external data of an ONNX graph included."""
-        if self.package.format is ModelFormat.PYTORCH:
+        """Return the bytes of what is loaded: external data of an ONNX graph too, a SavedModel beside LiteRT not."""
+        if self.package.format in (ModelFormat.PYTORCH, ModelFormat.LITERT):
             return self.weights.stat().st_size
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file() and path.name not in _TEXTS)
 

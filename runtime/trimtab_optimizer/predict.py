@@ -14,6 +14,7 @@ from trimtab_api.errors import InvalidData, InvalidPackage, TrimtabError
 from trimtab_api.package import ModelPackage
 from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
+from trimtab_optimizer.litert.file import LitertFile
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.tensors import Arrays
 
@@ -62,10 +63,24 @@ class TorchPredictor:
             return [value.numpy() for value in ordered_outputs(self._module(*rows), self._package)]
 
 
+class LitertPredictor:
+    """Runs a LiteRT file on the CPU."""
+
+    def __init__(self, path: Path, package: ModelPackage, threads: int = 1) -> None:
+        self._file = LitertFile(path, package, threads)
+
+    def predict(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Return one array per output."""
+        with _computing():
+            return self._file.run(inputs)
+
+
 def predictor_of(model: Model, allow_pickle: bool, threads: int = 1) -> Predictor:
     """Return what runs a model. Raises InvalidPackage where it cannot be loaded."""
     if model.package.format is ModelFormat.PYTORCH:
         return TorchPredictor(model, allow_pickle)
+    if model.package.format is ModelFormat.LITERT:
+        return LitertPredictor(model.weights, model.package, threads)
     return OnnxPredictor(model.weights, model.package, threads)
 
 

@@ -12,7 +12,7 @@ from trimtab_api.contract import canonical_json
 from trimtab_api.group import ANNOTATION_RESULT
 from trimtab_api.plan import tag_of
 from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
-from trimtab_api.spec import Convert, OptimizationPass
+from trimtab_api.spec import Convert, ModelFormat, OptimizationPass
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.measuring.comparison import Details
 from trimtab_optimizer.package import Model
@@ -21,6 +21,7 @@ from trimtab_optimizer.report import write_report
 from trimtab_optimizer.run import Run
 
 _CONVERT: Final = (OptimizationPass(convert=Convert()),)
+_SERVED_AS_IT_IS: Final[tuple[OptimizationPass, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ def publish(run: Run, made: Made) -> OptimizationResult:
 
 def _publish_unoptimized(run: Run) -> Unoptimized:
     """Push the source merely converted. All plans of one source share it, and the first pass of most."""
-    plan = run.plan.model_copy(update={"passes": _CONVERT, "search": None, "gate": ()})
+    passes = _SERVED_AS_IT_IS if run.source.package.format is ModelFormat.LITERT else _CONVERT
+    plan = run.plan.model_copy(update={"passes": passes, "search": None, "gate": ()})
     _, model, _ = run_passes(replace(run, plan=plan, scratch=run.scratch / "unoptimized"))
     tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
     digest = run.store.push(model.folder, run.repository, (tag,), {})

@@ -12,7 +12,10 @@ from trimtab_api.package import REPORT_FILE
 from trimtab_api.plan import OPTIMIZER_VERSION, Plan
 from trimtab_api.report import MeasuredMetric, PassReport
 
-_TOOLS: Final = ("torch", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy", "trimtab")
+_TOOLS: Final = (
+    *("torch", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy", "trimtab"),
+    *("ai-edge-litert", "ai-edge-quantizer", "onnx2tf", "tensorflow-cpu"),
+)
 
 
 class LayerNoise(Contract):

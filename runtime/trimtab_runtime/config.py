@@ -10,7 +10,7 @@ from trimtab_api.errors import InvalidSpec
 
 _PREFIX: Final = "TRIMTAB_"
 _HELP: Final = {
-    "MODEL_DIR": "folder with model.onnx and model.yaml (default /model)",
+    "MODEL_DIR": "folder with model.yaml and model.onnx or model.tflite (default /model)",
     "MODEL_NAME": "name to serve the model under (default: the package's)",
     "REVISION": "version that answers and metrics carry (default 1)",
     "HOST": "address to listen on (default 0.0.0.0)",

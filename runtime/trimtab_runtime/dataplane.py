@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from trimtab_api.package import ModelPackage, Tensor
+from trimtab_api.package import Tensor
 from trimtab_runtime.batching import Batcher
+from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest, UnknownModel
 from trimtab_runtime.protocol.request import InferRequest
 from trimtab_runtime.protocol.tensors import Array
@@ -12,19 +13,19 @@ from trimtab_runtime.protocol.tensors import Array
 SERVER_NAME: Final = "trimtab"
 SERVER_VERSION: Final = "0.1.0"
 EXTENSIONS: Final = ("binary_tensor_data",)
-PLATFORM: Final = "onnx_onnxv1"
 
 
 class DataPlane:
     """One model under one name and version. `ready` turns false when the process begins to drain, and stays so."""
 
-    def __init__(self, name: str, version: str, package: ModelPackage, batcher: Batcher) -> None:
+    def __init__(self, name: str, version: str, model: Model, batcher: Batcher) -> None:
         self.name: Final = name
         self.version: Final = version
-        self.package: Final = package
+        self.package: Final = model.package
+        self.platform: Final = model.backend.platform
         self.ready = True
         self._batcher = batcher
-        self._outputs = tuple(item.name for item in package.outputs)
+        self._outputs = tuple(item.name for item in model.package.outputs)
 
     def find(self, name: str, version: str | None) -> None:
         """Raise UnknownModel unless this is the model that is served."""
@@ -37,7 +38,7 @@ class DataPlane:
         return {
             "name": self.name,
             "versions": [self.version],
-            "platform": PLATFORM,
+            "platform": self.platform,
             "inputs": [_describe(item) for item in self.package.inputs],
             "outputs": [_describe(item) for item in self.package.outputs],
         }

@@ -1,6 +1,7 @@
 """Every way to make a model smaller, on both examples: what the optimize Job reports of accuracy, size and latency."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from trimtab_api.plan import make_plan
 from trimtab_api.report import METRIC_ACCURACY, METRIC_LATENCY_P95, METRIC_SIZE, OptimizationResult
 from trimtab_api.spec import ModelDeploymentSpec
 from trimtab_optimizer.__main__ import attempt
+from trimtab_optimizer.litert.tools import INTERPRETER
 from trimtab_optimizer.store import open_store
 from trimtab_testing.methods import Method, methods
+from trimtab_testing.tensorflow import tensorflow_python
 
 _REGISTRY = "registry.local:5000"
 _ARTIFACTS = f"{_REGISTRY}/trimtab/bench"
@@ -23,6 +26,7 @@ _BASE = "fp32"
 def measure() -> Table:
     """Run the Job for each method on each example."""
     rows, default = [], tempfile.tempdir
+    os.environ[INTERPRETER] = str(tensorflow_python())
     with tempfile.TemporaryDirectory(prefix="trimtab-methods-") as folder:
         for example in _EXAMPLES:
             _push(Path(folder), example)

@@ -44,10 +44,16 @@ def target() -> Iterator[Target]:
 
 
 @pytest.fixture(scope="module")
-def namespace(target: Target, request: pytest.FixtureRequest) -> Iterator[str]:
+def with_tensorflow() -> bool:
+    """Say whether a module's tests need the image that makes LiteRT models, which takes minutes to build once."""
+    return False
+
+
+@pytest.fixture(scope="module")
+def namespace(target: Target, with_tensorflow: bool, request: pytest.FixtureRequest) -> Iterator[str]:
     """Install operator and example into a namespace of the module's own, and give its name."""
     name = f"road-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
-    install(target, name)
+    install(target, name, tensorflow=with_tensorflow)
     yield name
     uninstall(target, name)  # the next module needs the node's CPU
 

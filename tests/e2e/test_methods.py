@@ -10,6 +10,11 @@ from trimtab_testing.methods import methods
 from trimtab_testing.predictions import forwarded, grpc_logits, held_out
 
 
+@pytest.fixture(scope="module")
+def with_tensorflow() -> bool:
+    return True
+
+
 @pytest.mark.parametrize("name", methods())
 def test_a_model_made_smaller_passes_its_gate_and_predicts(target: Target, namespace: str, name: str) -> None:
     method = methods(registry=target.registry.known_as)[name]

@@ -14,7 +14,12 @@ from trimtab_operator.core.revisions import wanted_by
 from trimtab_operator.core.scale import pods_for_weight
 from trimtab_operator.resources.optimize_job import optimize_job
 
-_SETTINGS = Settings("<optimizer image>", "<runtime image>", "<artifact repository>")
+_SETTINGS = Settings(
+    "<optimizer image>",
+    "<runtime image>",
+    "<artifact repository>",
+    optimizer_tensorflow_image="<optimizer image with TensorFlow>",
+)
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,6 +38,7 @@ def _render(arguments: argparse.Namespace) -> int:
     content: dict[str, Any] = {
         "revision": wanted.name,
         "job": job["metadata"]["name"],
+        "image": _SETTINGS.optimizer_of(plan),
         "passes": [item.to_dict() for item in plan.passes],
         "gate": [item.to_dict() for item in spec.evaluation.metrics] if spec.evaluation else [],
         "steps": [_describe(step, spec.replicas) for step in spec.strategy.canary.steps] or ["all traffic at once"],

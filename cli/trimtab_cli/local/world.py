@@ -20,7 +20,9 @@ from trimtab_operator.core.observed import Manifest, Settings
 from trimtab_operator.kube.events import EventRecorder
 from trimtab_optimizer.store import open_store
 
-_SETTINGS = Settings("local", "local", "local.registry/trimtab/artifacts", drain_seconds=1)
+_SETTINGS = Settings(
+    "local", "local", "local.registry/trimtab/artifacts", drain_seconds=1, optimizer_tensorflow_image="local"
+)
 _TURN_SECONDS = 0.2
 
 

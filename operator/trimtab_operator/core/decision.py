@@ -66,7 +66,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
         return Decision(status=status, requeue_after=_LOOK_FOR_LEFTOVERS_SECONDS)
     wanted = revisions.wanted_by(spec, observed.parent)
     stable = revisions.stable_name(observed)
-    artifact = optimization.assess(observed, wanted)
+    artifact = optimization.assess(observed, wanted, make_plan(spec))
     choice = _choose(spec, observed, wanted, artifact)
     rollout = advance(spec, observed, wanted, stable, choice.target, now)
     summary = Summary(spec, observed, wanted, artifact, choice.gate, rollout, choice.rejection or rollout.rejection)
@@ -87,7 +87,10 @@ def plan_to_look_up(observed: Observed) -> Plan | None:
     except InvalidSpec:
         return None
     wanted = revisions.wanted_by(spec, observed.parent)
-    return make_plan(spec) if optimization.assess(observed, wanted).stage is Stage.NEEDED else None
+    plan = make_plan(spec)
+    artifact = optimization.assess(observed, wanted, plan)
+    is_open = artifact.stage is Stage.NEEDED or (artifact.stage is Stage.FAILED and artifact.job is None)
+    return plan if is_open else None
 
 
 def revision_to_sample(observed: Observed) -> str | None:

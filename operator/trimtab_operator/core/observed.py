@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from trimtab_api.plan import Plan
 from trimtab_api.report import JobFailure, OptimizationResult
 from trimtab_api.revision import ModelRevisionSpec, Rejection
 
@@ -17,7 +18,10 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the chart configures: images by reference, and where artifacts go."""
+    """What the chart configures: images by reference, and where artifacts go.
+
+    `optimizer_tensorflow_image` makes LiteRT models. It is large, so a cluster may do without it.
+    """
 
     optimizer_image: str
     runtime_image: str
@@ -26,6 +30,11 @@ class Settings:
     artifact_secret: str | None = None
     image_pull_policy: str = "IfNotPresent"
     drain_seconds: int = 5
+    optimizer_tensorflow_image: str | None = None
+
+    def optimizer_of(self, plan: Plan) -> str | None:
+        """Return the image that carries a plan out, or None where the chart names none that can."""
+        return self.optimizer_tensorflow_image if plan.needs_tensorflow else self.optimizer_image
 
 
 @dataclass(frozen=True, slots=True)

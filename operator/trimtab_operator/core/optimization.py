@@ -5,9 +5,16 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
+from trimtab_api.errors import MissingTool
+from trimtab_api.plan import Plan
 from trimtab_api.report import JobFailure, JobMessage, OptimizationResult
-from trimtab_operator.core.observed import Observed, OptimizeJob, Pod
+from trimtab_operator.core.observed import Observed, OptimizeJob, Pod, Settings
 from trimtab_operator.core.revisions import Wanted
+
+_NO_TENSORFLOW = (
+    "LiteRT and SavedModel are made by an image of their own, and this operator was given none; set "
+    "images.optimizerTensorflow of the chart, or use `convert: {to: onnx}`"
+)
 
 
 class Stage(StrEnum):
@@ -27,7 +34,7 @@ class Optimization:
     message: str = ""
 
 
-def assess(observed: Observed, wanted: Wanted) -> Optimization:
+def assess(observed: Observed, wanted: Wanted, plan: Plan) -> Optimization:
     """Read the state of the artifact from what exists; the Job of the latest retry counts."""
     if observed.revision(wanted.name):
         return Optimization(Stage.RECORDED)
@@ -35,13 +42,20 @@ def assess(observed: Observed, wanted: Wanted) -> Optimization:
         return Optimization(Stage.MADE, result=observed.found.model_copy(update={"reused": True}))
     job = job_of(observed, wanted)
     if job is None:
-        return Optimization(Stage.NEEDED)
+        return _without_job(observed.settings, plan)
     pods = sorted((pod for pod in observed.pods if pod.job == job.name), key=_last_first, reverse=True)
     if job.succeeded:
         return _succeeded(job, pods)
     if job.failure:
         return Optimization(Stage.FAILED, job, failure=_explain(job.failure, pods))
     return Optimization(Stage.RUNNING, job, message=_what_it_waits_for(pods))
+
+
+def _without_job(settings: Settings, plan: Plan) -> Optimization:
+    """Say whether a Job can be made; the registry is asked for the artifact either way."""
+    if settings.optimizer_of(plan):
+        return Optimization(Stage.NEEDED)
+    return Optimization(Stage.FAILED, failure=JobFailure(reason=MissingTool.reason, message=_NO_TENSORFLOW))
 
 
 def job_of(observed: Observed, wanted: Wanted) -> OptimizeJob | None:

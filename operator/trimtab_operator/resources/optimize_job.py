@@ -61,7 +61,8 @@ def _job_spec(settings: Settings, spec: ModelDeploymentSpec, plan: Plan, labels:
 
 
 def _pod_spec(settings: Settings, spec: ModelDeploymentSpec, plan: Plan) -> dict[str, Any]:
-    container = restricted_container(OPTIMIZER, settings.optimizer_image, settings.image_pull_policy)
+    image = settings.optimizer_of(plan) or settings.optimizer_image  # without one that can, no Job is asked for
+    container = restricted_container(OPTIMIZER, image, settings.image_pull_policy)
     secrets = _secrets(settings, spec)
     scratch = [{"name": "scratch", "mountPath": "/scratch"}, {"name": "tmp", "mountPath": "/tmp"}]
     container |= {

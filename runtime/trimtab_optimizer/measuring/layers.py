@@ -28,7 +28,10 @@ _PRODUCTS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "MatMul
 
 def worst_layers(before: Model, after: Model, rows: Arrays) -> tuple[LayerNoise, ...] | str:
     """Return the layers that changed most, the worst first; or why they cannot be told."""
-    if any(model.package.format is not ModelFormat.ONNX for model in (before, after)):
+    formats = {model.package.format for model in (before, after)}
+    if ModelFormat.LITERT in formats:
+        return "compares two ONNX models; LiteRT names results in its own way, and gives none of them out"
+    if formats != {ModelFormat.ONNX}:
         return "compares two ONNX models, and one of these is a module"
     if max(model.size_bytes() for model in (before, after)) > LARGEST:
         return f"compares models of at most {LARGEST >> 20} MiB"

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from trimtab_api.spec import ModelFormat
+from trimtab_optimizer.litert.file import LitertFile
 from trimtab_optimizer.package import Model, load_package
 
 
@@ -20,10 +21,25 @@ def main(folder: str, rows: str, answer: str, *options: str) -> None:
     model = load_package(Path(folder))
     with np.load(rows, allow_pickle=False) as archive:
         inputs = {name: archive[name] for name in archive.files}
-    run = _run_onnx if model.package.format is ModelFormat.ONNX else _prepare_module("--allow-pickle" in options)
+    run = _runner(model.package.format, "--allow-pickle" in options)
     before = peak_bytes()
     run(model, inputs)
     Path(answer).write_text(str(max(0, peak_bytes() - before)))
+
+
+def _runner(found: ModelFormat, allow_pickle: bool) -> Any:
+    if found is ModelFormat.ONNX:
+        return _run_onnx
+    return _prepare_litert() if found is ModelFormat.LITERT else _prepare_module(allow_pickle)
+
+
+def _prepare_litert() -> Any:
+    import ai_edge_litert.interpreter  # noqa: F401 - what comes with it is not the model's
+
+    def run(model: Model, inputs: dict[str, NDArray[Any]]) -> None:
+        LitertFile(model.weights, model.package).run(inputs)
+
+    return run
 
 
 def _run_onnx(model: Model, inputs: dict[str, NDArray[Any]]) -> None:

@@ -5,12 +5,15 @@ from collections import Counter
 import onnx
 
 from trimtab_api.spec import ModelFormat
+from trimtab_optimizer.litert.file import count_litert_operators
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.streaming.graphs import all_nodes
 
 
 def count_operators(model: Model) -> dict[str, int] | None:
-    """Return the operators of an ONNX model, branches and loops included; None for a module."""
+    """Return the operators of an ONNX or LiteRT model, branches and loops included; None for a module."""
+    if model.package.format is ModelFormat.LITERT:
+        return count_litert_operators(model.weights)
     if model.package.format is not ModelFormat.ONNX:
         return None
     graph = onnx.load(model.weights, load_external_data=False).graph

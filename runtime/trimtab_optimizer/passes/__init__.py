@@ -16,20 +16,23 @@ from trimtab_optimizer.passes.convert import convert
 from trimtab_optimizer.passes.distill import distill
 from trimtab_optimizer.passes.prune import prune
 from trimtab_optimizer.passes.quantize import quantize
+from trimtab_optimizer.passes.quantize_litert import why_not_on_litert
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
     """`run` makes a new model folder from a model at one of the stages in `takes`.
 
-    The result stands at `gives`; None stands for the stage that the model had. `memory` is what it holds at most, as a
-    multiple of the weights; 0 where it goes through them piece by piece.
+    `gives` tells the stage of the result by the pass and the stage before. `memory` is what it holds at most, as a
+    multiple of the weights; 0 where it goes through them piece by piece. `refuses` says why a pass cannot work on a
+    stage in the way that it is asked for.
     """
 
     run: Callable[[OptimizationPass, Model, Workplace], Outcome]
     takes: frozenset[Stage]
-    gives: Stage | None
+    gives: Callable[[OptimizationPass, Stage], Stage]
     memory: Callable[[OptimizationPass, Model], float] = lambda item, model: 0.0
+    refuses: Callable[[OptimizationPass, Stage], str | None] = lambda item, stage: None
 
 
 # Multiples of the weights that were measured; memory.py says how.
@@ -53,15 +56,32 @@ def _of_conversion(item: OptimizationPass, model: Model) -> float:
     return 0.0 if is_large(model) else _EXPORT
 
 
+def _as_before(item: OptimizationPass, stage: Stage) -> Stage:
+    return stage
+
+
+def _converted(item: OptimizationPass, stage: Stage) -> Stage:
+    return Stage(item.convert.to) if item.convert else Stage.ONNX
+
+
+def _quantized(item: OptimizationPass, stage: Stage) -> Stage:
+    return Stage.QUANTIZED_LITERT if stage is Stage.LITERT else Stage.QUANTIZED
+
+
+def _refuse_quantization(item: OptimizationPass, stage: Stage) -> str | None:
+    return why_not_on_litert(item.quantize) if item.quantize and stage is Stage.LITERT else None
+
+
 _WEIGHTS: Final = frozenset({Stage.PYTORCH, Stage.ONNX})
+_GRAPHS: Final = frozenset({Stage.ONNX, Stage.LITERT})
 
 PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {
-        "prune": Pass(prune, _WEIGHTS, None, _of_pruning),
-        "clip": Pass(clip, _WEIGHTS, None),
-        "distill": Pass(distill, _WEIGHTS, Stage.PYTORCH, lambda item, model: _TRAINING),
-        "convert": Pass(convert, frozenset({Stage.PYTORCH, Stage.ONNX}), Stage.ONNX, _of_conversion),
-        "quantize": Pass(quantize, frozenset({Stage.ONNX}), Stage.QUANTIZED, _of_quantization),
+        "prune": Pass(prune, _WEIGHTS, _as_before, _of_pruning),
+        "clip": Pass(clip, _WEIGHTS, _as_before),
+        "distill": Pass(distill, _WEIGHTS, lambda item, stage: Stage.PYTORCH, lambda item, model: _TRAINING),
+        "convert": Pass(convert, _WEIGHTS, _converted, _of_conversion),
+        "quantize": Pass(quantize, _GRAPHS, _quantized, _of_quantization, _refuse_quantization),
     }
 )
 
@@ -73,16 +93,23 @@ def check_order(plan: Plan) -> None:
         step = PASSES.get(item.kind)
         if step is None:
             raise PassFailed(f"pass {number}: there is no pass `{item.kind}`; known: {', '.join(PASSES)}")
-        takes = _takes(item, step)
-        if stage not in takes:
-            needs = " or ".join(sorted(takes))
-            raise PassFailed(
-                f"pass {number} ({item.kind}) cannot follow {before}: it needs a model in {needs}, not {stage}; "
-                "change the order of the passes or leave one out"
-            )
-        stage, before = step.gives or stage, f"pass {number} ({item.kind})"
+        _check_step(f"pass {number} ({item.kind})", item, step, stage, before)
+        stage, before = step.gives(item, stage), f"pass {number} ({item.kind})"
     if stage is Stage.PYTORCH:
         raise PassFailed(f"the plan ends with {before}, which cannot be served; add the pass `convert: {{to: onnx}}`")
+
+
+def _check_step(name: str, item: OptimizationPass, step: Pass, stage: Stage, before: str) -> None:
+    takes = _takes(item, step)
+    if stage not in takes:
+        needs = " or ".join(sorted(takes))
+        raise PassFailed(
+            f"{name} cannot follow {before}: it needs a model in {needs}, not {stage}; "
+            "change the order of the passes or leave one out"
+        )
+    reason = step.refuses(item, stage)
+    if reason:
+        raise PassFailed(f"{name} cannot follow {before}: {reason}")
 
 
 def _takes(item: OptimizationPass, step: Pass) -> frozenset[Stage]:

@@ -10,8 +10,9 @@
 
 `mode: auto` makes int8 dynamic and static, measures both, and takes the faster.
 
-Static quantization is ONNX Runtime's own. The others rewrite the graph weight by weight (trimtab_optimizer.streaming),
-in memory that does not grow with the model. Each is checked for an effect: a pass that changed nothing has failed.
+This is of ONNX; LiteRT has fewer choices (quantize_litert.py). Static quantization is ONNX Runtime's own. The others
+rewrite the graph weight by weight (trimtab_optimizer.streaming), in memory that does not grow with the model. Each is
+checked for an effect: a pass that changed nothing has failed.
 """
 
 import shutil
@@ -24,12 +25,13 @@ from onnx import TensorProto
 
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE
-from trimtab_api.spec import OptimizationPass, Quantize
+from trimtab_api.spec import ModelFormat, OptimizationPass, Quantize
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.measuring.latency import latency_ratio
 from trimtab_optimizer.measuring.operators import count_operators
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
+from trimtab_optimizer.passes.quantize_litert import quantize_litert
 from trimtab_optimizer.passes.static_int8 import quantize_static_int8
 from trimtab_optimizer.streaming.kernels import BITS, BLOCK_SIZE, COLUMN_CODES, FULL_CODES
 from trimtab_optimizer.streaming.rewrite import Rewritten, rewrite
@@ -55,6 +57,8 @@ def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     options = item.quantize or Quantize()
     mode = _mode(options)
     _check_options(options, mode, work.data)
+    if model.package.format is ModelFormat.LITERT:
+        return quantize_litert(options, mode, model, work)
     if _is_quantized(model.weights):
         raise PassFailed("quantize: the model is quantized already; leave the pass out")
     dense = _dense(model, work.scratch)

@@ -1,38 +1,25 @@
-"""Load an artifact into onnxruntime, hold its session against model.yaml, and warm it up.
+"""Load an artifact into what runs its format, hold it against model.yaml, and warm it up.
 
-The session is asked what it takes, and a warm-up shows what it gives: shapes of outputs in a file are often symbols,
+The backend is asked what it takes, and a warm-up shows what it gives: shapes of outputs in a file are often symbols,
 and only a run of two rows tells whether the first axis is the batch.
 """
 
 import ctypes
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import yaml
 
 from trimtab_api.errors import InvalidPackage, InvalidSpec
-from trimtab_api.package import MANIFEST_FILE, ONNX_FILE, ModelPackage, Tensor
+from trimtab_api.package import LITERT_FILE, MANIFEST_FILE, ONNX_FILE, ModelPackage, Tensor
+from trimtab_api.spec import ModelFormat
+from trimtab_runtime.model.backend import Backend, Found
+from trimtab_runtime.model.litert import LitertBackend
+from trimtab_runtime.model.onnx import OnnxBackend
 from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of
-
-_ONNX_TYPES: Final = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
 
 # Lengths tried for axes that are free beside the batch: a convolution does not fit into 1, and 224 takes its time.
 _FREE_LENGTHS: Final = (1, 16, 64, 224)
@@ -44,21 +31,21 @@ class Model:
     """A loaded model. `run` may be called from any thread."""
 
     package: ModelPackage
-    session: Any
+    backend: Backend
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every output; rows in, rows out."""
         names = [item.name for item in self.package.outputs]
-        return dict(zip(names, self.session.run(names, dict(feeds)), strict=True))
+        return dict(zip(names, self.backend.run(names, feeds), strict=True))
 
 
 def load_model(folder: Path, threads: int) -> Model:
     """Load, check and warm up the artifact in a folder. Raises InvalidPackage naming what is wrong."""
     package = _read_package(folder)
-    session = _open_session(folder / ONNX_FILE, threads)
-    _compare("input", package.inputs, session.get_inputs())
-    _compare("output", package.outputs, session.get_outputs())
-    model = Model(package, session)
+    backend = _open(folder, package, threads)
+    _compare("input", package.inputs, backend.inputs, backend.file)
+    _compare("output", package.outputs, backend.outputs, backend.file)
+    model = Model(package, backend)
     _warm_up(model)
     _give_memory_back()
     return model
@@ -78,42 +65,27 @@ def _read_package(folder: Path) -> ModelPackage:
         raise InvalidPackage(f"{MANIFEST_FILE} cannot be read: {error}") from error
 
 
-def _open_session(file: Path, threads: int) -> Any:
-    # Since 1.29 the official Linux builds report sessions to their maker unless this is set before the library is
-    # loaded (Privacy.md of the package); to switch it off afterwards is too late for the first event.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # a failure reaches us as an exception; its text need not be on stderr as well
-    # Threads that spin while they wait fight the event loop for a small pod's CPU.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no common base for what it raises
-        raise InvalidPackage(f"{ONNX_FILE} cannot be loaded: {error}") from error
+def _open(folder: Path, package: ModelPackage, threads: int) -> Backend:
+    if package.format is ModelFormat.LITERT:
+        return LitertBackend(folder / LITERT_FILE, package, threads)
+    return OnnxBackend(folder / ONNX_FILE, threads)
 
 
-def _compare(role: str, declared: Sequence[Tensor], found: Sequence[Any]) -> None:
+def _compare(role: str, declared: Sequence[Tensor], found: Sequence[Found], file: str) -> None:
     actual = {item.name: item for item in found}
     missing = [item.name for item in declared if item.name not in actual]
     if missing or (role == "input" and len(actual) != len(declared)):
         names = [item.name for item in declared]
-        raise InvalidPackage(f"{MANIFEST_FILE} names the {role}s {names}; {ONNX_FILE} has {list(actual)}")
+        raise InvalidPackage(f"{MANIFEST_FILE} names the {role}s {names}; {file} has {list(actual)}")
     for tensor in declared:
-        _compare_one(role, tensor, actual[tensor.name])
+        _compare_one(role, tensor, actual[tensor.name], file)
 
 
-def _compare_one(role: str, tensor: Tensor, found: Any) -> None:
-    datatype = _ONNX_TYPES.get(found.type, found.type)
-    shape = [axis if isinstance(axis, int) and axis >= 0 else -1 for axis in found.shape]
-    unknown = role == "output" and not shape  # onnxruntime shows an output of unknown rank without axes
-    if datatype != tensor.datatype or not (unknown or _agrees(role, tensor.shape, shape)):
+def _compare_one(role: str, tensor: Tensor, found: Found, file: str) -> None:
+    if found.datatype != tensor.datatype or not (found.shape is None or _agrees(role, tensor.shape, found.shape)):
         raise InvalidPackage(
-            f"{role} {tensor.name} is {tensor.datatype} {list(tensor.shape)} in {MANIFEST_FILE}, "
-            f"but {datatype} {shape} in {ONNX_FILE} (-1: any length); correct {MANIFEST_FILE} or export the model again"
+            f"{role} {tensor.name} is {tensor.datatype} {list(tensor.shape)} in {MANIFEST_FILE}, but {found.datatype} "
+            f"{list(found.shape or ())} in {file} (-1: any length); correct {MANIFEST_FILE} or export the model again"
         )
 
 
@@ -134,11 +106,11 @@ def _warm_up(model: Model) -> None:
     for length in lengths:
         try:
             for rows in _WARM_UP_ROWS:
-                _check_outputs(model.package, model.run(_zeros(model.package, rows, length)), rows)
+                _check_outputs(model, model.run(_zeros(model.package, rows, length)), rows)
             return
         except InvalidPackage:
             raise
-        except Exception as error:  # onnxruntime has no common base for what it raises
+        except Exception as error:  # neither runtime has a common base for what it raises
             failure = error
     raise InvalidPackage(f"the model loads but cannot compute {rows} rows of zeros: {failure}") from failure
 
@@ -152,14 +124,14 @@ def _zeros(package: ModelPackage, rows: int, length: int) -> dict[str, Array]:
     return feeds
 
 
-def _check_outputs(package: ModelPackage, outputs: Mapping[str, Array], rows: int) -> None:
-    for tensor in package.outputs:
+def _check_outputs(model: Model, outputs: Mapping[str, Array], rows: int) -> None:
+    for tensor in model.package.outputs:
         array = outputs[tensor.name]
         wanted = (rows, *tensor.shape[1:])
         fits = array.ndim == len(wanted) and all(a in (-1, b) for a, b in zip(wanted, array.shape, strict=True))
         if not fits or datatype_of(array) != tensor.datatype:
             given = f"{datatype_of(array)} {list(array.shape)} for {rows} rows"
             raise InvalidPackage(
-                f"output {tensor.name} is {tensor.datatype} {list(tensor.shape)} in {MANIFEST_FILE}, but {ONNX_FILE} "
-                f"gives {given}; correct {MANIFEST_FILE} or export the model again"
+                f"output {tensor.name} is {tensor.datatype} {list(tensor.shape)} in {MANIFEST_FILE}, but "
+                f"{model.backend.file} gives {given}; correct {MANIFEST_FILE} or export the model again"
             )

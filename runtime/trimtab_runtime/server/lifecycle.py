@@ -37,7 +37,7 @@ async def serve(config: RuntimeConfig) -> None:
     name = config.model_name or model.package.name
     metrics = ServerMetrics(CollectorRegistry(), name, config.revision)
     batcher = Batcher(model.run, Limits(config.max_batch_size, config.max_delay_seconds), metrics.observe_batch)
-    plane = DataPlane(name, config.revision, model.package, batcher)
+    plane = DataPlane(name, config.revision, model, batcher)
     grpc = _grpc_server(config, plane, metrics)
     await DrainingServer(_rest_config(config, plane, metrics), plane, grpc, config.drain_seconds).serve()
     say("stopped", model=name, revision=config.revision)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from trimtab_api.contract import canonical_json, digest_of
 from trimtab_api.errors import InvalidSpec, TrimtabError, describe_errors
+from trimtab_api.package import signature_name
 from trimtab_api.plan import Plan, make_plan, tag_of
 from trimtab_api.revision import identity_of, rejection_key, revision_name
 from trimtab_api.spec import ModelDeploymentSpec
@@ -222,6 +223,29 @@ def test_an_onnx_model_is_not_converted() -> None:
     spec = ModelDeploymentSpec.parse({"model": {"uri": MODEL, "format": "onnx"}})
 
     assert make_plan(spec).passes == ()
+
+
+@pytest.mark.parametrize("target", ["litert", "savedmodel"])
+def test_a_conversion_to_something_else_is_the_one_conversion_and_needs_tensorflow(target: str) -> None:
+    plan = make_plan(edited("optimization.passes", [{"prune": {"amount": 0.5}}, {"convert": {"to": target}}]))
+
+    assert [item.kind for item in plan.passes] == ["prune", "convert"]
+    assert plan.needs_tensorflow
+    assert not make_plan(edited("optimization.passes", [])).needs_tensorflow
+
+
+def test_a_litert_model_is_not_converted_and_needs_the_image_that_knows_it() -> None:
+    plan = make_plan(ModelDeploymentSpec.parse({"model": {"uri": MODEL, "format": "litert"}}))
+
+    assert plan.passes == ()
+    assert plan.needs_tensorflow
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("pixels", "pixels"), ("input.1", "input_1"), ("1x", "arg_1x"), ("_a", "arg__a")]
+)
+def test_a_signature_has_names_that_tensorflow_takes(name: str, expected: str) -> None:
+    assert signature_name(name) == expected
 
 
 def test_a_plan_survives_its_way_into_the_job() -> None:

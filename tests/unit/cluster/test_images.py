@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,31 @@ def test_a_dockerfile_that_is_not_there_is_an_error_with_its_name(tmp_path: Path
 
 def test_the_images_of_the_project_have_dockerfiles() -> None:
     assert all((REPOSITORY / image.dockerfile).is_file() for image in IMAGES)
+
+
+def test_both_optimizer_images_begin_with_the_same_layers_so_that_torch_is_built_and_pulled_once() -> None:
+    plain, tensorflow = (
+        (REPOSITORY / f"runtime/Dockerfile.{name}").read_text() for name in ("optimizer", "optimizer-tensorflow")
+    )
+    shared = [re.search(r"^COPY requirements.lock.*?\n\n", text, re.M | re.S) for text in (plain, tensorflow)]
+
+    assert shared[0]
+    assert shared[1]
+    assert shared[0][0] == shared[1][0]
+
+
+def test_what_tensorflow_brings_changes_no_version_of_the_optimizer() -> None:
+    own, beside = (_pins(REPOSITORY / name) for name in ("requirements.lock", "runtime/requirements-tensorflow.lock"))
+
+    assert own.keys() & beside.keys()
+    assert {name: beside[name] for name in own.keys() & beside.keys()} == {
+        name: own[name] for name in own.keys() & beside.keys()
+    }
+
+
+def _pins(lock: Path) -> dict[str, list[str]]:
+    """Return the lines of a lock by package; there may be one for each version of Python."""
+    found: dict[str, list[str]] = {}
+    for line in lock.read_text().splitlines():
+        found.setdefault(line.partition("==")[0], []).append(line)
+    return found

@@ -343,3 +343,68 @@ def test_the_status_shows_how_far_a_figure_can_be_trusted() -> None:
     assert behind.items() <= accuracy.items()
     assert (accuracy["passed"], accuracy["drop"]) == (True, 0.01)
     assert rmse == {"name": "rmse", "value": 0.2, "source": 0.1}
+
+
+LITERT = {"passes": [{"convert": {"to": "litert"}}]}
+
+
+def image_of_the_job(world: Simulation) -> str:
+    (job,) = world.api.all("Job")
+    return str(job["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def test_a_plan_for_litert_runs_in_the_image_that_has_tensorflow() -> None:
+    world = Simulation(jobs_run=False)
+    world.upgrade(optimizer_tensorflow_image="optimizer-tensorflow@sha256:1")
+    world.apply(version(V1, optimization=LITERT))
+    world.settle()
+
+    assert image_of_the_job(world) == "optimizer-tensorflow@sha256:1"
+
+
+def test_any_other_plan_runs_in_the_image_without_tensorflow() -> None:
+    world = Simulation(jobs_run=False)
+    world.upgrade(optimizer_tensorflow_image="optimizer-tensorflow@sha256:1")
+    world.apply(version(V1))
+    world.settle()
+
+    assert image_of_the_job(world) == "optimizer@sha256:0"
+
+
+def test_without_an_image_for_litert_the_status_says_so_and_what_serves_goes_on(world: Simulation) -> None:
+    started = jobs_started(world)
+
+    world.apply(version(V1, optimization=LITERT))
+    world.settle()
+
+    assert jobs_started(world) == started
+    assert world.selected == A
+    condition = world.condition("ArtifactReady")
+    assert (condition["status"], condition["reason"]) == ("False", "MissingTool")
+    assert "set images.optimizerTensorflow of the chart" in condition["message"]
+    assert world.status["phase"] == "Degraded"
+
+
+def test_an_operator_that_gets_the_image_goes_on_with_the_plan(world: Simulation) -> None:
+    spec = version(V1, optimization=LITERT)
+    world.apply(spec)
+    world.settle()
+
+    world.upgrade(optimizer_tensorflow_image="optimizer-tensorflow@sha256:1")
+    world.settle()
+
+    assert world.status["stableRevision"] == name_of(spec)
+    assert world.status["phase"] == "Healthy"
+
+
+def test_an_artifact_that_the_registry_has_needs_no_image() -> None:
+    from trimtab_api.plan import make_plan
+
+    spec = version(V1, optimization=LITERT)
+    world = Simulation()
+    world.stored[V1] = world.result(make_plan(ModelDeploymentSpec.parse(spec)))
+    world.apply(spec)
+    world.settle()
+
+    assert world.status["phase"] == "Healthy"
+    assert jobs_started(world) == 0

@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
-from trimtab_api.errors import PassFailed
+from trimtab_api.errors import InvalidSpec, PassFailed
 from trimtab_api.spec import Convert, OptimizationPass
 from trimtab_optimizer.data import load_data
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes.contract import Workplace
-from trimtab_optimizer.passes.convert import TOLERANCE, convert
+from trimtab_optimizer.passes.convert import convert
+from trimtab_optimizer.passes.verification import TOLERANCE
 from trimtab_optimizer.predict import predictor_of
 from trimtab_optimizer.store import open_store
 from trimtab_optimizer.tensors import example_inputs
@@ -122,9 +123,9 @@ def test_onnx_is_passed_on_with_a_note(linear_package: Callable[..., Path], work
     assert twice.model.weights.read_bytes() == once.weights.read_bytes()
 
 
-def test_another_target_is_a_failed_pass(linear_package: Callable[..., Path], work: Callable[..., Workplace]) -> None:
-    with pytest.raises(PassFailed, match="convert cannot make `tensorflow`"):
-        convert(OptimizationPass(convert=Convert(to="tensorflow")), load_package(linear_package()), work())
+def test_another_target_is_an_invalid_spec() -> None:
+    with pytest.raises(InvalidSpec, match="'onnx', 'litert' or 'savedmodel'"):
+        Convert.parse({"to": "tensorflow"})
 
 
 def test_the_graph_is_valid_onnx_and_named_like_model_yaml(digits_build: Path, work: Callable[..., Workplace]) -> None:

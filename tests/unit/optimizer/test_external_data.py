@@ -18,7 +18,7 @@ def test_weights_beyond_the_limit_of_protobuf_go_beside_the_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A gigabyte of weights for every test run would be too much.
-    for place in ("passes.convert", "passes.static_int8", "streaming.output"):
+    for place in ("passes.onnx_export", "passes.static_int8", "streaming.output"):
         module = importlib.import_module(f"trimtab_optimizer.{place}")
         monkeypatch.setattr(module, "_LARGEST_INLINE", 50_000)
     quantize = {"mode": mode} | ({"calibration": {"uri": digits["train"]}} if mode == "static" else {})

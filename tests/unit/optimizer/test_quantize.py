@@ -180,6 +180,26 @@ def test_options_that_do_not_exist_are_a_failed_pass(
             [{"convert": {}}, {"quantize": {}}, {"quantize": {}}],
             r"pass 3 \(quantize\) cannot follow pass 2 \(quantize\)",
         ),
+        (
+            [{"convert": {"to": "savedmodel"}}, {"quantize": {}}],
+            r"pass 2 \(quantize\) cannot follow pass 1 \(convert\): it needs a model in litert or onnx, not savedmodel",
+        ),
+        (
+            [{"convert": {"to": "litert"}}, {"quantize": {"dtype": "int2"}}],
+            r"pass 2 \(quantize\) cannot follow pass 1 \(convert\): LiteRT computes in int8 and int4, not in int2",
+        ),
+        (
+            [{"convert": {"to": "litert"}}, {"quantize": {"mode": "auto", "calibration": {"uri": "oci://a/b:v1"}}}],
+            "mode auto compares kernels of ONNX Runtime; set mode dynamic or static",
+        ),
+        (
+            [{"convert": {"to": "litert"}}, {"quantize": {"dtype": "int4", "blockSize": 32}}],
+            "one scale for each channel and no other choice; remove blockSize",
+        ),
+        (
+            [{"convert": {"to": "litert"}}, {"clip": {"percentile": 99}}],
+            r"pass 2 \(clip\) cannot follow pass 1 \(convert\): it needs a model in onnx or pytorch, not litert",
+        ),
         ([{"convert": {}}, {"quantize": {}}, {"convert": {}}], r"pass 3 \(convert\) cannot follow pass 2 \(quantize\)"),
         ([], r"ends with a pytorch source, which cannot be served"),
     ],

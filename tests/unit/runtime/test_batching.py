@@ -78,7 +78,7 @@ def test_every_answer_is_that_of_a_lone_call(echo: Model, sizes: Sizes, limit: i
 
     answers, runs = asyncio.run(scenario())
     for feeds, answer in zip(many, answers, strict=True):
-        assert np.array_equal(answer["y"], echo.session.run(["y"], dict(feeds))[0])
+        assert np.array_equal(answer["y"], echo.backend.run(["y"], dict(feeds))[0])
     assert sum(runs) == sum(rows for rows, _ in sizes)
 
 

@@ -143,7 +143,7 @@ async def test_a_server_with_a_full_queue_says_when_to_try_again(models: Any) ->
         assert busy.wait(30)
         return model.run(feeds)
 
-    plane = DataPlane("scores", "1", model.package, Batcher(run, Limits(1, queued_rows=1), lambda _: None))
+    plane = DataPlane("scores", "1", model, Batcher(run, Limits(1, queued_rows=1), lambda _: None))
     app = make_app(plane, ServerMetrics(CollectorRegistry(), "scores", "1"))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
         asked = [asyncio.create_task(client.post("/predict", json=[[1, 2, 3]])) for _ in range(3)]
