@@ -15,6 +15,13 @@ class ModelFormat(StrEnum):
     PYTORCH = "pytorch"
     ONNX = "onnx"
     HUGGINGFACE = "huggingface"
+    TORCH_EXPORT = "torch-export"
+    TORCHSCRIPT = "torchscript"
+
+    @property
+    def is_program(self) -> bool:
+        """Return whether a model of this format has weights that can be trained, but no layers that can be changed."""
+        return self in (ModelFormat.TORCH_EXPORT, ModelFormat.TORCHSCRIPT)
 
 
 class SecretRef(Contract):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from trimtab_api.contract import explain
 from trimtab_api.errors import InvalidPackage
-from trimtab_api.package import MANIFEST_FILE, ONNX_FILE, REPORT_FILE, ModelPackage
+from trimtab_api.package import MANIFEST_FILE, REPORT_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat
 
 _TEXTS = frozenset({MANIFEST_FILE, REPORT_FILE})
@@ -19,12 +19,15 @@ class Stage(StrEnum):
     """How far a model has come; a pass takes a model at some stages and gives it back at one."""
 
     PYTORCH = "pytorch"
+    PROGRAM = "an exported program"
     ONNX = "onnx"
     QUANTIZED = "quantized onnx"
 
 
 def stage_of(source: ModelFormat) -> Stage:
     """Return where a source stands once it is imported."""
+    if source.is_program:
+        return Stage.PROGRAM
     return Stage.ONNX if source is ModelFormat.ONNX else Stage.PYTORCH
 
 
@@ -37,8 +40,8 @@ class Model:
 
     @property
     def weights(self) -> Path:
-        """Return the file with the weights; for ONNX, the graph."""
-        return confined(self.folder, self.package.weights or ONNX_FILE)
+        """Return the file with the weights; for ONNX and programs, the graph with them."""
+        return confined(self.folder, self.package.weights_file)
 
     def size_bytes(self) -> int:
         """Return the bytes of the weights, external data of an ONNX graph included."""

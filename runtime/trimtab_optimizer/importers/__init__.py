@@ -7,17 +7,31 @@ from trimtab_api.spec import ModelFormat, ModelSource
 from trimtab_optimizer.importers.huggingface import import_huggingface
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch
+from trimtab_optimizer.importers.torch_export import import_torch_export
+from trimtab_optimizer.importers.torchscript import import_torchscript
 from trimtab_optimizer.package import Model, load_package
 
 
 def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
-    """Return the source, checked; an ONNX source is laid out in `target` like an artifact. Raises InvalidPackage."""
+    """Return the source, checked; what is no PyTorch package is laid out in `target`. Raises InvalidPackage."""
     if source.format is ModelFormat.ONNX:
         return import_onnx(_declared(source, folder), target)
-    is_folder = source.format is ModelFormat.HUGGINGFACE
-    model = import_huggingface(source, folder, target) if is_folder else _declared(source, folder)
+    model = _as_pytorch(source, folder, target)
     check_pytorch(model, source.allow_pickle)
     return model
+
+
+def _as_pytorch(source: ModelSource, folder: Path, target: Path) -> Model:
+    """Return the source as a PyTorch package."""
+    match source.format:
+        case ModelFormat.HUGGINGFACE:
+            return import_huggingface(source, folder, target)
+        case ModelFormat.TORCH_EXPORT:
+            return import_torch_export(_declared(source, folder), target)
+        case ModelFormat.TORCHSCRIPT:
+            return import_torchscript(_declared(source, folder), target, source.allow_pickle)
+        case _:
+            return _declared(source, folder)
 
 
 def _declared(source: ModelSource, folder: Path) -> Model:
@@ -28,12 +42,9 @@ def _declared(source: ModelSource, folder: Path) -> Model:
     return model
 
 
-def import_beside(folder: Path, uri: str) -> Model:
-    """Return a teacher or student, checked as it is; pickled weights are never read. Raises InvalidPackage."""
+def import_beside(folder: Path, uri: str, target: Path) -> Model:
+    """Return a teacher or student, in the format of its model.yaml; nothing pickled is read. Raises InvalidPackage."""
     try:
-        model = load_package(folder)
-        if model.package.format is ModelFormat.PYTORCH:
-            check_pytorch(model, allow_pickle=False)
+        return import_source(ModelSource(uri=uri, format=load_package(folder).package.format), folder, target)
     except (InvalidPackage, UnsafeFormat) as error:
         raise type(error)(f"{uri}: {error}") from error
-    return model

@@ -48,14 +48,15 @@ def _of_quantization(item: OptimizationPass) -> float:
     return _CALIBRATION if item.quantize and item.quantize.mode in ("static", "auto") else 0.0
 
 
-_WEIGHTS: Final = frozenset({Stage.PYTORCH, Stage.ONNX})
+_MODULES: Final = frozenset({Stage.PYTORCH, Stage.PROGRAM})
+_WEIGHTS: Final = _MODULES | {Stage.ONNX}
 
 PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {
         "prune": Pass(prune, _WEIGHTS, None, _of_pruning),
         "clip": Pass(clip, _WEIGHTS, None),
-        "distill": Pass(distill, _WEIGHTS, Stage.PYTORCH, lambda item: _TRAINING),
-        "convert": Pass(convert, frozenset({Stage.PYTORCH, Stage.ONNX}), Stage.ONNX, lambda item: _EXPORT),
+        "distill": Pass(distill, _WEIGHTS, None, lambda item: _TRAINING),
+        "convert": Pass(convert, _WEIGHTS, Stage.ONNX, lambda item: _EXPORT),
         "quantize": Pass(quantize, frozenset({Stage.ONNX}), Stage.QUANTIZED, _of_quantization),
     }
 )
@@ -68,6 +69,8 @@ def check_order(plan: Plan) -> None:
         step = PASSES.get(item.kind)
         if step is None:
             raise PassFailed(f"pass {number}: there is no pass `{item.kind}`; known: {', '.join(PASSES)}")
+        if stage is Stage.PROGRAM:
+            _refuse_for_programs(number, item)
         takes = _takes(item, step)
         if stage not in takes:
             needs = " or ".join(sorted(takes))
@@ -75,12 +78,41 @@ def check_order(plan: Plan) -> None:
                 f"pass {number} ({item.kind}) cannot follow {before}: it needs a model in {needs}, not {stage}; "
                 "change the order of the passes or leave one out"
             )
-        stage, before = step.gives or stage, f"pass {number} ({item.kind})"
-    if stage is Stage.PYTORCH:
+        stage, before = _gives(item, step, stage), f"pass {number} ({item.kind})"
+    if stage in _MODULES:
         raise PassFailed(f"the plan ends with {before}, which cannot be served; add the pass `convert: {{to: onnx}}`")
 
 
 def _takes(item: OptimizationPass, step: Pass) -> frozenset[Stage]:
     """Return the stages that a pass can start from, as it is asked for: what is trained has to be a module."""
-    brings_its_own = item.distill and item.distill.student
-    return frozenset({Stage.PYTORCH}) if item.needs_module and not brings_its_own else step.takes
+    if not item.needs_module or _student(item):
+        return step.takes
+    return frozenset({Stage.PYTORCH}) if _is_structured(item) else _MODULES
+
+
+def _gives(item: OptimizationPass, step: Pass, stage: Stage) -> Stage:
+    """Return where the model stands after a pass; a student of its own is a module, whatever there was before."""
+    return Stage.PYTORCH if _student(item) else step.gives or stage
+
+
+def _is_structured(item: OptimizationPass) -> bool:
+    return bool(item.prune and item.prune.structure == "structured")
+
+
+def _student(item: OptimizationPass) -> bool:
+    return bool(item.distill and item.distill.student)
+
+
+def _refuse_for_programs(number: int, item: OptimizationPass) -> None:
+    """Raise PassFailed for what needs the layers of a module: a program has their weights, but not their kinds."""
+    if _is_structured(item):
+        raise _needs_layers(number, "prune: channels", "use structure: unstructured")
+    if item.distill and item.distill.features and not (item.distill.student and item.distill.teacher):
+        raise _needs_layers(number, "distill: features", "leave features out")
+    if item.distill and item.distill.quantization and not _student(item):
+        raise _needs_layers(number, "distill: quantization", "leave quantization out, or name a student package")
+
+
+def _needs_layers(number: int, what: str, mend: str) -> PassFailed:
+    why = "are found by the layers of a module, which an exported program no longer has"
+    return PassFailed(f"pass {number}, {what} {why}; {mend}, or give the model as a PyTorch package")
