@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from trimtab_api.errors import InvalidPackage
@@ -19,9 +20,9 @@ from trimtab_optimizer.package import Model
 from trimtab_optimizer.tensors import dtype_of, example_inputs
 
 _MEND: Final = 'export it with dynamic_shapes, {0: torch.export.Dim("batch")} for each input'
+_EVAL: Final = "call model.eval() before torch.export.export"
 _LEAST: Final = 2  # what torch writes for an axis of any length that is not stated; one row is computed all the same
 _UNBOUNDED: Final = 1 << 31
-_CHANGES: Final = ("buffer_mutation", "parameter_mutation", "user_input_mutation")
 
 
 def import_torch_export(model: Model, target: Path) -> Model:
@@ -32,7 +33,6 @@ def import_torch_export(model: Model, target: Path) -> Model:
 def lay_out_archive(archive: Archive, package: ModelPackage, target: Path, mend: str) -> Model:
     """Check a program against its model.yaml and lay it out; `mend` tells how a fixed batch becomes free."""
     checked, package = _checked(archive.program, package)
-    _refuse_changes(checked)
     program = read_program(checked, archive.weights, archive.constants)
     _check_inputs(program, checked["range_constraints"], package, mend)
     made = lay_out(checked, program, package, target)
@@ -61,14 +61,6 @@ def _in_order(package: ModelPackage, count: int, names: list[str]) -> tuple[Tens
     return (*positional, *(named[name] for name in names))
 
 
-def _refuse_changes(checked: dict[str, Any]) -> None:
-    """Refuse a program that remembers: what it answers would depend on what it was asked before."""
-    for spec in checked["graph_module"]["signature"]["output_specs"]:
-        if changed := [kind for kind in _CHANGES if kind in spec]:
-            said = "the program changes its own weights or inputs as it computes"
-            raise InvalidPackage(f"{said} ({changed[0]}); call model.eval() before torch.export.export")
-
-
 def _check_inputs(program: ExportedProgram, ranges: dict[str, Any], package: ModelPackage, mend: str) -> None:
     for tensor, (name, value) in zip(package.inputs, user_inputs(program), strict=True):
         if value.dtype != _torch_dtype(tensor):
@@ -93,21 +85,31 @@ def _check_batch(name: str, symbol: str, ranges: dict[str, Any], mend: str) -> N
 
 
 def _check_certain(made: Model) -> None:
-    """Refuse a program that answers the same rows differently: dropout that was exported with it, most of all."""
+    """Refuse a program that answers the same rows differently, or remembers what it was asked: one of training."""
     module = load_module(made, allow_pickle=False)
     rows = [torch.from_numpy(value) for value in example_inputs(made.package.inputs, 1, 0).values()]
+    held = [*rows, *module.buffers()]
+    before = [value.clone() for value in held]
+    first, second = _answers(module, made, rows), _answers(module, made, rows)
+    if not _equal(before, held):
+        raise InvalidPackage(f"the program changes its own buffers or inputs as it computes; {_EVAL}")
+    if not _equal(first, second):
+        raise InvalidPackage(f"the program answers the same rows differently; {_EVAL}")
+
+
+def _answers(module: nn.Module, made: Model, rows: list[torch.Tensor]) -> list[torch.Tensor]:
     try:
         with torch.inference_mode():
-            first, second = (ordered_outputs(module(*rows), made.package) for _ in range(2))
+            return ordered_outputs(module(*rows), made.package)
     except InvalidPackage:
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InvalidPackage(f"the program cannot compute a single row ({said}); export it for any number") from error
-    if not all(torch.equal(one, two) for one, two in zip(first, second, strict=True)):
-        raise InvalidPackage(
-            "the program answers the same rows differently; call model.eval() before torch.export.export"
-        )
+
+
+def _equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
 
 
 def _torch_dtype(tensor: Tensor) -> torch.dtype:

@@ -72,7 +72,7 @@ class _Members:
         if old:
             raise InvalidPackage(f"{name} was written by an older torch ({old[0]}); {_AGAIN} of torch 2.13")
         if _FORMAT not in self._infos or self.read(_FORMAT) != b"pt2" or _GRAPH not in self._infos:
-            raise InvalidPackage(f"{name} holds no torch.export program; save one with torch.export.save")
+            raise InvalidPackage(f"{name} holds no whole program of torch.export; {_AGAIN}")
 
     def read(self, member: str) -> bytes:
         info = self._infos.get(member)
