@@ -7,8 +7,6 @@ from trimtab_api.spec import ModelFormat, ModelSource
 from trimtab_optimizer.importers.huggingface import import_huggingface
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch
-from trimtab_optimizer.importers.torch_export import import_torch_export
-from trimtab_optimizer.importers.torchscript import import_torchscript
 from trimtab_optimizer.package import Model, load_package
 
 
@@ -27,8 +25,12 @@ def _as_pytorch(source: ModelSource, folder: Path, target: Path) -> Model:
         case ModelFormat.HUGGINGFACE:
             return import_huggingface(source, folder, target)
         case ModelFormat.TORCH_EXPORT:
+            from trimtab_optimizer.importers.torch_export import import_torch_export  # late: seconds, for few sources
+
             return import_torch_export(_declared(source, folder), target)
         case ModelFormat.TORCHSCRIPT:
+            from trimtab_optimizer.importers.torchscript import import_torchscript
+
             return import_torchscript(_declared(source, folder), target, source.allow_pickle)
         case _:
             return _declared(source, folder)

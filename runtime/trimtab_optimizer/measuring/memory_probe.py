@@ -3,6 +3,7 @@
 python -m trimtab_optimizer.measuring.memory_probe FOLDER ROWS.npz ANSWER [--allow-pickle]
 """
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def main(folder: str, rows: str, answer: str, *options: str) -> None:
     model = load_package(Path(folder))
     with np.load(rows, allow_pickle=False) as archive:
         inputs = {name: archive[name] for name in archive.files}
-    run = _run_onnx if model.package.format is ModelFormat.ONNX else _prepare_module("--allow-pickle" in options)
+    is_onnx = model.package.format is ModelFormat.ONNX
+    run = _run_onnx if is_onnx else _prepare_module(model, "--allow-pickle" in options)
     before = peak_bytes()
     run(model, inputs)
     Path(answer).write_text(str(max(0, peak_bytes() - before)))
@@ -32,8 +34,12 @@ def _run_onnx(model: Model, inputs: dict[str, NDArray[Any]]) -> None:
     ort.InferenceSession(str(model.weights), options, providers=["CPUExecutionProvider"]).run(None, inputs)
 
 
-def _prepare_module(allow_pickle: bool) -> Any:
+def _prepare_module(model: Model, allow_pickle: bool) -> Any:
+    from trimtab_optimizer.importers.programs import ENTRYPOINT
     from trimtab_optimizer.predict import one_thread, predictor_of  # late: an ONNX model can do without torch
+
+    if model.package.entrypoint == ENTRYPOINT:  # what reads programs is no part of them
+        importlib.import_module("trimtab_optimizer.importers.programs.layout")
 
     def run(model: Model, inputs: dict[str, NDArray[Any]]) -> None:
         with one_thread():

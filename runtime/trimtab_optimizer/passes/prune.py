@@ -11,13 +11,12 @@ Structured pruning, and fine-tuning, work on the PyTorch module; weights alone a
 import shutil
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import STRUCTURE_FILE
 from trimtab_api.spec import ModelFormat, OptimizationPass, Prune
-from trimtab_optimizer.importers.programs.module import is_program
 from trimtab_optimizer.importers.pytorch import load_module, save_module, structure_of
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
@@ -51,7 +50,7 @@ def prune(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
 
 def _structured(options: Prune, model: Model, work: Workplace) -> Outcome:
     module = load_module(model, work.allow_pickle)
-    if is_program(module):
+    if isinstance(module, fx.GraphModule):
         raise PassFailed("prune: an exported program has no layers to take channels from; use structure: unstructured")
     sparse = structure_of(model).sparse
     histories: list[History] = []

@@ -18,12 +18,12 @@ from trimtab_api.contract import Contract, explain
 from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import WEIGHTS_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat
+from trimtab_optimizer.importers.programs import ENTRYPOINT
 from trimtab_optimizer.importers.programs.module import Tensors, module_of, read_program
 from trimtab_optimizer.package import Model, write_package
 
 _PROGRAM: Final = "program.json"
 _CONSTANTS: Final = "constants.safetensors"
-_ENTRYPOINT: Final = "program_entrypoint"
 
 
 class Held(Contract):
@@ -52,8 +52,9 @@ def lay_out(checked: dict[str, Any], program: ExportedProgram, package: ModelPac
     if program.constants:
         constants = {name: value.detach().clone() for name, value in program.constants.items()}
         safetensors.torch.save_file(constants, target / _CONSTANTS)
-    shutil.copyfile(Path(__file__).with_name(f"{_ENTRYPOINT}.py"), target / f"{_ENTRYPOINT}.py")
-    changes = {"format": ModelFormat.PYTORCH, "entrypoint": f"{_ENTRYPOINT}:build", "weights": WEIGHTS_FILE}
+    code = f"{ENTRYPOINT.partition(':')[0]}.py"
+    shutil.copyfile(Path(__file__).with_name(code), target / code)
+    changes = {"format": ModelFormat.PYTORCH, "entrypoint": ENTRYPOINT, "weights": WEIGHTS_FILE}
     return write_package(target, package.model_copy(update=changes))
 
 

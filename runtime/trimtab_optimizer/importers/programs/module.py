@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch._export.serde import schema, serialize  # the reader behind torch.export.load; torch is pinned to a version
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
@@ -39,11 +39,6 @@ def module_of(program: ExportedProgram) -> fx.GraphModule:
     module.train = types.MethodType(_as_it_is, module)  # type: ignore[method-assign]
     module.eval = types.MethodType(_as_it_is, module)  # type: ignore[method-assign]
     return module
-
-
-def is_program(module: nn.Module) -> bool:
-    """Say whether a module came from a program, and so has weights but no layers."""
-    return isinstance(module, fx.GraphModule)
 
 
 def user_inputs(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor]]:
