@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from pydantic import Field, model_validator
@@ -16,7 +17,17 @@ ONNX_FILE: Final = "model.onnx"
 LITERT_FILE: Final = "model.tflite"
 SAVED_MODEL_FOLDER: Final = "saved_model"
 WEIGHTS_FILE: Final = "model.safetensors"
+PROGRAM_FILE: Final = "model.pt2"
+SCRIPT_FILE: Final = "model.pt"
 STRUCTURE_FILE: Final = "structure.json"
+_BY_CUSTOM: Final = MappingProxyType(
+    {
+        ModelFormat.ONNX: ONNX_FILE,
+        ModelFormat.LITERT: LITERT_FILE,
+        ModelFormat.TORCH_EXPORT: PROGRAM_FILE,
+        ModelFormat.TORCHSCRIPT: SCRIPT_FILE,
+    }
+)
 MOST_METRICS: Final = 8  # of a package; more would not fit into a termination message
 
 
@@ -56,7 +67,8 @@ class ModelPackage(Contract):
     """The content of `model.yaml`.
 
     `entrypoint` (`module:callable`, PyTorch only) builds the `nn.Module` without weights; `weights` is a safetensors
-    file (PyTorch), or the ONNX or LiteRT file, relative to the package. `labels` names the classes of the first output.
+    file (PyTorch), or the file that is the whole model, relative to the package: ONNX (model.onnx), LiteRT
+    (model.tflite), torch.export (model.pt2), TorchScript (model.pt). `labels` names the classes of the first output.
     `structure` (PyTorch only) is the file that tells how pruning changed the module that the entrypoint builds.
     `metrics` (PyTorch only) maps names to `module:callable`, which get all outputs by name, and the labels.
     """
@@ -70,6 +82,11 @@ class ModelPackage(Contract):
     labels: tuple[str, ...] | None = None
     structure: str | None = None
     metrics: dict[str, str] | None = None
+
+    @property
+    def weights_file(self) -> str:
+        """Return the file with the weights; where none is named, the one that the format is written to by custom."""
+        return self.weights or _BY_CUSTOM.get(self.format, WEIGHTS_FILE)
 
     @model_validator(mode="after")
     def _entrypoint_for_pytorch(self) -> "ModelPackage":

@@ -16,6 +16,13 @@ class ModelFormat(StrEnum):
     ONNX = "onnx"
     HUGGINGFACE = "huggingface"
     LITERT = "litert"
+    TORCH_EXPORT = "torch-export"
+    TORCHSCRIPT = "torchscript"
+
+    @property
+    def is_program(self) -> bool:
+        """Return whether a model of this format has weights that can be trained, but no layers that can be changed."""
+        return self in (ModelFormat.TORCH_EXPORT, ModelFormat.TORCHSCRIPT)
 
 
 class Target(StrEnum):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from trimtab_api.contract import explain
 from trimtab_api.errors import InvalidPackage
-from trimtab_api.package import MANIFEST_FILE, ONNX_FILE, REPORT_FILE, ModelPackage
+from trimtab_api.package import MANIFEST_FILE, REPORT_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat
 
 _TEXTS = frozenset({MANIFEST_FILE, REPORT_FILE})
@@ -22,6 +22,7 @@ class Stage(StrEnum):
     """How far a model has come; a pass takes a model at some stages and gives it back at one."""
 
     PYTORCH = "pytorch"
+    PROGRAM = "an exported program"
     ONNX = "onnx"
     QUANTIZED = "quantized onnx"
     LITERT = "litert"
@@ -34,7 +35,7 @@ _STARTS: Final = {ModelFormat.ONNX: Stage.ONNX, ModelFormat.LITERT: Stage.LITERT
 
 def stage_of(source: ModelFormat) -> Stage:
     """Return where a source stands once it is imported."""
-    return _STARTS.get(source, Stage.PYTORCH)
+    return Stage.PROGRAM if source.is_program else _STARTS.get(source, Stage.PYTORCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Model:
 
     @property
     def weights(self) -> Path:
-        """Return the file with the weights; for ONNX, the graph."""
-        return confined(self.folder, self.package.weights or ONNX_FILE)
+        """Return the file with the weights; for ONNX and programs, the graph with them."""
+        return confined(self.folder, self.package.weights_file)
 
     def size_bytes(self) -> int:
         """Return the bytes of what is loaded: external data of an ONNX graph too, a SavedModel beside LiteRT not."""

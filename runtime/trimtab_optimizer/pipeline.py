@@ -60,7 +60,10 @@ def _prepare(config: OptimizerConfig, store: Store, resolved: Mapping[str, str])
         store.pull(_pinned(uri, resolved[uri]), folder)
         say("pulled", uri=uri, digest=resolved[uri])
     source = import_source(plan.source, folders[plan.source.uri], scratch / "source")
-    packages = {uri: import_beside(folders[uri], uri) for uri in plan.package_uris()}
+    packages = {
+        uri: import_beside(folders[uri], uri, scratch / f"beside-{number}")
+        for number, uri in enumerate(plan.package_uris())
+    }
     data = {
         uri: load_data(folders[uri], source.package, evaluation=uri == plan.evaluation_data) for uri in plan.data_uris()
     }

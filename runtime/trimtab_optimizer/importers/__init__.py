@@ -13,7 +13,7 @@ from trimtab_optimizer.package import Model, load_package
 
 
 def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
-    """Return the source, checked; one that can be served is laid out in `target` like an artifact.
+    """Return the source, checked; what is no PyTorch package is laid out in `target`.
 
     Raises InvalidPackage where it is not what its model.yaml says.
     """
@@ -21,17 +21,29 @@ def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
         return import_litert(_declared(source, folder), target)
     if source.format is ModelFormat.ONNX:
         return import_onnx(_declared(source, folder), target)
-    is_folder = source.format is ModelFormat.HUGGINGFACE
-    model = import_huggingface(source, folder, target) if is_folder else _declared(source, folder)
-    _check(model, source.allow_pickle)
-    return model
-
-
-def _check(model: Model, allow_pickle: bool) -> None:
+    model = _as_pytorch(source, folder, target)
     if is_large(model):
         check_empty(model)
     else:
-        check_pytorch(model, allow_pickle)
+        check_pytorch(model, source.allow_pickle)
+    return model
+
+
+def _as_pytorch(source: ModelSource, folder: Path, target: Path) -> Model:
+    """Return the source as a PyTorch package."""
+    match source.format:
+        case ModelFormat.HUGGINGFACE:
+            return import_huggingface(source, folder, target)
+        case ModelFormat.TORCH_EXPORT:
+            from trimtab_optimizer.importers.torch_export import import_torch_export  # late: seconds, for few sources
+
+            return import_torch_export(_declared(source, folder), target)
+        case ModelFormat.TORCHSCRIPT:
+            from trimtab_optimizer.importers.torchscript import import_torchscript
+
+            return import_torchscript(_declared(source, folder), target, source.allow_pickle)
+        case _:
+            return _declared(source, folder)
 
 
 def _declared(source: ModelSource, folder: Path) -> Model:
@@ -42,14 +54,12 @@ def _declared(source: ModelSource, folder: Path) -> Model:
     return model
 
 
-def import_beside(folder: Path, uri: str) -> Model:
-    """Return a teacher or student, checked as it is; pickled weights are never read. Raises InvalidPackage."""
+def import_beside(folder: Path, uri: str, target: Path) -> Model:
+    """Return a teacher or student, in the format of its model.yaml; nothing pickled is read. Raises InvalidPackage."""
     try:
-        model = load_package(folder)
-        if model.package.format is ModelFormat.LITERT:
+        found = load_package(folder).package.format
+        if found is ModelFormat.LITERT:
             raise InvalidPackage("a LiteRT model can neither teach nor learn; give the PyTorch or ONNX package of it")
-        if model.package.format is ModelFormat.PYTORCH:
-            _check(model, allow_pickle=False)
+        return import_source(ModelSource(uri=uri, format=found), folder, target)
     except (InvalidPackage, UnsafeFormat) as error:
         raise type(error)(f"{uri}: {error}") from error
-    return model

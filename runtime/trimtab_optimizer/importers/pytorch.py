@@ -40,7 +40,8 @@ def load_module(model: Model, allow_pickle: bool) -> nn.Module:
     if model.package.structure:
         shrink(module, structure_of(model), model.weights)
     try:
-        missing, unexpected = _fill(module, model.weights, allow_pickle)
+        with importable(model.folder):  # a whole module that was pickled names the classes of the package
+            missing, unexpected = _fill(module, model.weights, allow_pickle)
     except RuntimeError as error:
         raise InvalidPackage(f"{model.package.weights} does not fit the module: {flat(error)}") from error
     if missing or unexpected:
@@ -115,7 +116,8 @@ def _unpickle(weights: Path, allow_pickle: bool) -> dict[str, Any]:
     try:
         found = torch.load(weights, map_location="cpu", weights_only=False)
     except Exception as error:
-        raise InvalidPackage(f"{weights.name} cannot be read: {type(error).__name__}: {flat(error)}") from error
+        said = f"{weights.name} cannot be read: {type(error).__name__}: {flat(error)}"
+        raise InvalidPackage(f"{said}; save module.state_dict() rather than the module") from error
     found = found.state_dict() if isinstance(found, nn.Module) else found
     if not isinstance(found, dict):
         raise InvalidPackage(f"{weights.name} holds {type(found).__name__}, expected a state_dict")

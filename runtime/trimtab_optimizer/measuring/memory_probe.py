@@ -3,6 +3,7 @@
 python -m trimtab_optimizer.measuring.memory_probe FOLDER ROWS.npz ANSWER [--allow-pickle]
 """
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,16 @@ def main(folder: str, rows: str, answer: str, *options: str) -> None:
     model = load_package(Path(folder))
     with np.load(rows, allow_pickle=False) as archive:
         inputs = {name: archive[name] for name in archive.files}
-    run = _runner(model.package.format, "--allow-pickle" in options)
+    run = _runner(model, "--allow-pickle" in options)
     before = peak_bytes()
     run(model, inputs)
     Path(answer).write_text(str(max(0, peak_bytes() - before)))
 
 
-def _runner(found: ModelFormat, allow_pickle: bool) -> Any:
-    if found is ModelFormat.ONNX:
+def _runner(model: Model, allow_pickle: bool) -> Any:
+    if model.package.format is ModelFormat.ONNX:
         return _run_onnx
-    return _prepare_litert() if found is ModelFormat.LITERT else _prepare_module(allow_pickle)
+    return _prepare_litert() if model.package.format is ModelFormat.LITERT else _prepare_module(model, allow_pickle)
 
 
 def _prepare_litert() -> Any:
@@ -48,8 +49,12 @@ def _run_onnx(model: Model, inputs: dict[str, NDArray[Any]]) -> None:
     ort.InferenceSession(str(model.weights), options, providers=["CPUExecutionProvider"]).run(None, inputs)
 
 
-def _prepare_module(allow_pickle: bool) -> Any:
+def _prepare_module(model: Model, allow_pickle: bool) -> Any:
+    from trimtab_optimizer.importers.programs import ENTRYPOINT
     from trimtab_optimizer.predict import one_thread, predictor_of  # late: an ONNX model can do without torch
+
+    if model.package.entrypoint == ENTRYPOINT:  # what reads programs is no part of them
+        importlib.import_module("trimtab_optimizer.importers.programs.layout")
 
     def run(model: Model, inputs: dict[str, NDArray[Any]]) -> None:
         with one_thread():

@@ -68,18 +68,56 @@ def _quantized(item: OptimizationPass, stage: Stage) -> Stage:
     return Stage.QUANTIZED_LITERT if stage is Stage.LITERT else Stage.QUANTIZED
 
 
+def _distilled(item: OptimizationPass, stage: Stage) -> Stage:
+    """Return where a student stands: one of its own is a module, whatever there was before."""
+    return Stage.PYTORCH if _student(item) else stage
+
+
 def _refuse_quantization(item: OptimizationPass, stage: Stage) -> str | None:
     return why_not_on_litert(item.quantize) if item.quantize and stage is Stage.LITERT else None
 
 
-_WEIGHTS: Final = frozenset({Stage.PYTORCH, Stage.ONNX})
+def _refuse_pruning(item: OptimizationPass, stage: Stage) -> str | None:
+    """Say why a program cannot be pruned: it has weights, but not the kinds of its layers."""
+    if stage is not Stage.PROGRAM or not _is_structured(item):
+        return None
+    return _needs_layers("channels", "use structure: unstructured")
+
+
+def _refuse_distillation(item: OptimizationPass, stage: Stage) -> str | None:
+    """Say why a program cannot be trained in a way that looks into layers."""
+    wanted = item.distill
+    if stage is not Stage.PROGRAM or not wanted:
+        return None
+    if wanted.features and not (wanted.student and wanted.teacher):
+        return _needs_layers("features", "leave features out")
+    if wanted.quantization and not wanted.student:
+        return _needs_layers("what is rounded", "leave quantization out, or name a student package")
+    return None
+
+
+def _needs_layers(what: str, mend: str) -> str:
+    why = "are found by the layers of a module, which an exported program no longer has"
+    return f"{what} {why}; {mend}, or give the model as a PyTorch package"
+
+
+def _is_structured(item: OptimizationPass) -> bool:
+    return bool(item.prune and item.prune.structure == "structured")
+
+
+def _student(item: OptimizationPass) -> bool:
+    return bool(item.distill and item.distill.student)
+
+
+_MODULES: Final = frozenset({Stage.PYTORCH, Stage.PROGRAM})
+_WEIGHTS: Final = _MODULES | {Stage.ONNX}
 _GRAPHS: Final = frozenset({Stage.ONNX, Stage.LITERT})
 
 PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {
-        "prune": Pass(prune, _WEIGHTS, _as_before, _of_pruning),
+        "prune": Pass(prune, _WEIGHTS, _as_before, _of_pruning, _refuse_pruning),
         "clip": Pass(clip, _WEIGHTS, _as_before),
-        "distill": Pass(distill, _WEIGHTS, lambda item, stage: Stage.PYTORCH, lambda item, model: _TRAINING),
+        "distill": Pass(distill, _WEIGHTS, _distilled, lambda item, model: _TRAINING, _refuse_distillation),
         "convert": Pass(convert, _WEIGHTS, _converted, _of_conversion),
         "quantize": Pass(quantize, _GRAPHS, _quantized, _of_quantization, _refuse_quantization),
     }
@@ -95,11 +133,14 @@ def check_order(plan: Plan) -> None:
             raise PassFailed(f"pass {number}: there is no pass `{item.kind}`; known: {', '.join(PASSES)}")
         _check_step(f"pass {number} ({item.kind})", item, step, stage, before)
         stage, before = step.gives(item, stage), f"pass {number} ({item.kind})"
-    if stage is Stage.PYTORCH:
+    if stage in _MODULES:
         raise PassFailed(f"the plan ends with {before}, which cannot be served; add the pass `convert: {{to: onnx}}`")
 
 
 def _check_step(name: str, item: OptimizationPass, step: Pass, stage: Stage, before: str) -> None:
+    reason = step.refuses(item, stage)
+    if reason:
+        raise PassFailed(f"{name} cannot follow {before}: {reason}")
     takes = _takes(item, step)
     if stage not in takes:
         needs = " or ".join(sorted(takes))
@@ -107,12 +148,10 @@ def _check_step(name: str, item: OptimizationPass, step: Pass, stage: Stage, bef
             f"{name} cannot follow {before}: it needs a model in {needs}, not {stage}; "
             "change the order of the passes or leave one out"
         )
-    reason = step.refuses(item, stage)
-    if reason:
-        raise PassFailed(f"{name} cannot follow {before}: {reason}")
 
 
 def _takes(item: OptimizationPass, step: Pass) -> frozenset[Stage]:
     """Return the stages that a pass can start from, as it is asked for: what is trained has to be a module."""
-    brings_its_own = item.distill and item.distill.student
-    return frozenset({Stage.PYTORCH}) if item.needs_module and not brings_its_own else step.takes
+    if not item.needs_module or _student(item):
+        return step.takes
+    return frozenset({Stage.PYTORCH}) if _is_structured(item) else _MODULES

@@ -11,7 +11,7 @@ Structured pruning, and fine-tuning, work on the PyTorch module; weights alone a
 import shutil
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import PassFailed
@@ -50,6 +50,8 @@ def prune(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
 
 def _structured(options: Prune, model: Model, work: Workplace) -> Outcome:
     module = load_module(model, work.allow_pickle)
+    if isinstance(module, fx.GraphModule):
+        raise PassFailed("prune: an exported program has no layers to take channels from; use structure: unstructured")
     sparse = structure_of(model).sparse
     histories: list[History] = []
 

@@ -1,5 +1,6 @@
 """Model packages that cannot work are refused before any pass runs, and the message says what to mend."""
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper
 from trimtab_api.errors import InvalidPackage, SourceNotFound, UnsafeFormat
 from trimtab_api.spec import ModelFormat, ModelSource
 from trimtab_optimizer.importers import import_source
+from trimtab_optimizer.importers.code import importable
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch, load_module
 from trimtab_optimizer.package import load_package
@@ -148,6 +150,54 @@ def test_pickled_weights_need_the_opt_in(linear_package: Write) -> None:
     with pytest.raises(UnsafeFormat, match=r"allowPickle: true"):
         _check(folder)
     assert load_module(load_package(folder), allow_pickle=True).state_dict()["bias"].tolist() == [1.0, 1.0, 1.0]
+
+
+NET = "from torch import nn\n\n\nclass Net(nn.Linear):\n    pass\n\n\ndef build():\n    return Net(4, 3)\n"
+
+
+def test_a_whole_module_that_was_pickled_gives_its_weights(linear_package: Write) -> None:
+    folder = _renamed(linear_package(code=NET), "model.pth")
+    with importable(folder):
+        module = importlib.import_module("linear").Net(4, 3)
+        torch.nn.init.ones_(module.bias)
+        torch.save(module, folder / "model.pth")
+
+    with pytest.raises(UnsafeFormat, match=r"allowPickle: true"):
+        _check(folder)
+    assert load_module(load_package(folder), allow_pickle=True).state_dict()["bias"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_module_that_was_pickled_without_its_code_is_refused_with_the_mend(linear_package: Write) -> None:
+    folder = _renamed(linear_package(), "model.pth")
+    torch.save(_Elsewhere(4, 3), folder / "model.pth")
+    (folder / "model.pth").write_bytes((folder / "model.pth").read_bytes().replace(b"_Elsewhere", b"_Nowherefd"))
+
+    with pytest.raises(InvalidPackage, match=r"model\.pth cannot be read: .*; save module\.state_dict\(\) rather than"):
+        _check(folder, allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"), [([1, 2], "holds list, expected a state_dict"), ({"weight": 1}, "does not fit the module")]
+)
+def test_a_pickle_of_something_else_is_refused(linear_package: Write, content: Any, named: str) -> None:
+    folder = _renamed(linear_package(), "model.pth")
+    torch.save(content, folder / "model.pth")
+
+    with pytest.raises(InvalidPackage, match=named):
+        _check(folder, allow_pickle=True)
+
+
+def test_a_pickle_that_ends_early_is_refused(linear_package: Write) -> None:
+    folder = _renamed(linear_package(), "model.pth")
+    torch.save({"weight": torch.zeros(3, 4), "bias": torch.ones(3)}, folder / "model.pth")
+    (folder / "model.pth").write_bytes((folder / "model.pth").read_bytes()[:-100])
+
+    with pytest.raises(InvalidPackage, match=r"model\.pth cannot be read"):
+        _check(folder, allow_pickle=True)
+
+
+class _Elsewhere(torch.nn.Linear):
+    """A module whose class is in no package."""
 
 
 class _Trap:
