@@ -1,41 +1,38 @@
-"""Exported programs and TorchScript are served like any package; what their files bring besides a model never runs."""
+"""Exported programs are served like any package, and refused with the mend where they do not fit their model.yaml."""
 
-import json
-import os
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import nn
 
-from trimtab_api.errors import InvalidPackage, PassFailed, UnsafeFormat
+from trimtab_api.errors import InvalidPackage, PassFailed
 from trimtab_api.plan import Plan, make_plan
-from trimtab_api.spec import ModelDeploymentSpec, ModelSource
+from trimtab_api.spec import ModelDeploymentSpec
 from trimtab_optimizer.data import load_data
-from trimtab_optimizer.importers import import_source
 from trimtab_optimizer.importers.pytorch import load_module
-from trimtab_optimizer.package import Model, load_package
+from trimtab_optimizer.package import load_package
 from trimtab_optimizer.passes import check_order
 from trimtab_optimizer.predict import predictor_of
 from trimtab_testing.formats import taken_over
+from trimtab_testing.programs import (
+    BATCH,
+    INPUTS,
+    OUTPUTS,
+    PROGRAM,
+    SCRIPT,
+    Linear,
+    edited,
+    exported,
+    imported,
+    repacked,
+    write,
+)
 
-PROGRAM, SCRIPT = "torch-export", "torchscript"
-BATCH = torch.export.Dim("batch")
-INPUTS = [{"name": "x", "shape": [-1, 4]}]
-OUTPUTS = [{"name": "y", "shape": [-1, 3]}]
 DATA = "oci://registry.local:5000/data/digits-train:v1"
-
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-
-
-class Linear(nn.Linear):
-    def __init__(self) -> None:
-        super().__init__(4, 3)
 
 
 class Dropping(Linear):
@@ -62,74 +59,6 @@ class Counting(Linear):
 class Listed(Linear):
     def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
         return super().forward(x[0])
-
-
-class Branch(Linear):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = nn.functional.linear(x, self.weight, self.bias)
-        if bool(y.sum() > 0):
-            y = y * 2
-        return y
-
-
-def exported(module: nn.Module, *rows: Any, **options: Any) -> torch.export.ExportedProgram:
-    """Export a module with a free batch."""
-    options = {"dynamic_shapes": ({0: BATCH},)} | options
-    return torch.export.export(module.eval(), rows or (torch.randn(2, 4),), **options)
-
-
-def write(folder: Path, model: Any, kind: str = PROGRAM, **changes: Any) -> Path:
-    """Write the package of a program, or of TorchScript."""
-    folder.mkdir()
-    manifest = {"name": "linear", "format": kind, "inputs": INPUTS, "outputs": OUTPUTS} | changes
-    (folder / "model.yaml").write_text(yaml.safe_dump(manifest))
-    if kind == PROGRAM:
-        torch.export.save(model, folder / "model.pt2")
-    else:
-        torch.jit.save(model, str(folder / "model.pt"))
-    return folder
-
-
-def imported(folder: Path, kind: str = PROGRAM, allow_pickle: bool = False) -> Model:
-    source = ModelSource(uri="oci://a/b:c", format=kind, allow_pickle=allow_pickle)
-    return import_source(source, folder, folder.with_name(f"{folder.name}-imported"))
-
-
-def repacked(file: Path, changes: dict[str, bytes]) -> None:
-    """Write an archive again with other content in some of its members, by the end of their names."""
-    with zipfile.ZipFile(file) as old:
-        content = {info.filename: old.read(info) for info in old.infolist()}
-    root = next(iter(content)).partition("/")[0]
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as new:
-        for name, data in (content | {f"{root}/{name}": data for name, data in changes.items()}).items():
-            new.writestr(name, data)
-
-
-def edited(file: Path, member: str, edit: Callable[[Any], None]) -> None:
-    """Edit the JSON of a member of an archive."""
-    with zipfile.ZipFile(file) as old:
-        (name,) = [name for name in old.namelist() if name.endswith(member)]
-        content = json.loads(old.read(name))
-    edit(content)
-    repacked(file, {member: json.dumps(content).encode()})
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[str, int]]:
-        return os.mkdir, (str(self._path), 0o700)
-
-
-@pytest.fixture
-def trap(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is there only if something ran."""
-    path = tmp_path / "sprung"
-    yield path
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("kind", [PROGRAM, SCRIPT])
@@ -287,155 +216,6 @@ def test_what_is_no_whole_program_is_refused(tmp_path: Path, spoil: Callable[[Pa
 
     with pytest.raises(InvalidPackage, match=named):
         imported(folder)
-
-
-def test_pickles_of_a_program_that_are_not_needed_are_not_read(tmp_path: Path, trap: Path) -> None:
-    folder = write(tmp_path / "package", exported(Linear()))
-    torch.save(Trap(trap), tmp_path / "trap")
-    pickle = (tmp_path / "trap").read_bytes()
-    repacked(folder / "model.pt2", {"data/sample_inputs/model.pt": pickle, "data/aotinductor/model/a.so": pickle})
-
-    assert imported(folder).package.weights == "model.safetensors"
-
-
-@pytest.mark.parametrize("place", ["weights", "constants"])
-def test_pickled_tensors_of_a_program_are_refused(tmp_path: Path, trap: Path, place: str) -> None:
-    folder = write(tmp_path / "package", exported(Linear()))
-    torch.save(Trap(trap), tmp_path / "trap")
-    entry = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
-    repacked(folder / "model.pt2", {f"data/{place}/opaque_obj_0": (tmp_path / "trap").read_bytes()})
-    listing = f"data/{place}/model_{place}_config.json"
-    edited(folder / "model.pt2", listing, lambda found: found["config"].update({"weight": entry}))
-
-    with pytest.raises(UnsafeFormat, match="weight is pickled: reading it can run any code"):
-        imported(folder)
-
-
-def _walk(value: Any, key: str) -> Iterator[dict[str, Any]]:
-    """Yield each object that has a key, at any depth."""
-    if isinstance(value, dict):
-        if key in value:
-            yield value
-        for below in value.values():
-            yield from _walk(below, key)
-    if isinstance(value, list):
-        for below in value:
-            yield from _walk(below, key)
-
-
-def _put(key: str, text: str) -> Callable[[Any], None]:
-    return lambda program: next(_walk(program["graph_module"], key)).update({key: text})
-
-
-def _name_of_an_input(text: str) -> Callable[[Any], None]:
-    def put(program: Any) -> None:
-        written = json.dumps(program).replace('"input"', json.dumps(text))
-        program.clear()
-        program.update(json.loads(written))
-
-    return put
-
-
-CALL = "__import__('os').mkdir({trap!r})"
-FACTORY = {"default_factory_module": "os", "default_factory_name": "getcwd", "dict_context": []}
-DEFAULTDICT = {"type": "collections.defaultdict", "context": json.dumps(FACTORY), "children_spec": []}
-ENUM = {"type": "builtins.dict", "context": '[{"__enum__": true, "fqn": "os:mkdir", "name": "x"}]', "children_spec": []}
-
-
-@pytest.mark.parametrize(
-    ("edit", "named"),
-    [
-        (lambda trap: _put("expr_str", CALL.format(trap=trap)), "which is no arithmetic of lengths"),
-        (lambda trap: _put("expr_str", "Symbol('s0').__class__"), "which is no arithmetic of lengths"),
-        (lambda trap: _put("expr_str", f"Symbol({CALL.format(trap=trap)!r})"), "which is no arithmetic of lengths"),
-        (lambda trap: _put("expr_str", "Pow(Integer(9), Pow(Integer(9), Integer(9)))"), "no arithmetic of lengths"),
-        (lambda trap: _put("expr_str", "(" * 900 + "1" + ")" * 900), "which is no arithmetic of lengths"),
-        (lambda trap: _name_of_an_input(f"x={CALL.format(trap=trap)}"), "which is no name"),
-        (lambda trap: _put("name", f"y\n{CALL.format(trap=trap)}"), "which is no name"),
-        (lambda trap: _put("parameter_name", "__class__.forward"), "which is no name"),
-        (lambda trap: _put("target", "torch.serialization.os.mkdir"), "is no operator of torch"),
-        (lambda trap: _put("target", "torch.ops.aten.from_file.default"), "is no operator of torch"),
-        (lambda trap: _put("target", "torch.ops.aten.save"), "is no operator of torch"),
-        (lambda trap: _put("target", "#mine:run"), "is no operator of torch"),
-        (lambda trap: _put("out_spec", json.dumps([1, DEFAULTDICT])), "takes a 'collections.defaultdict'"),
-        (lambda trap: _put("out_spec", json.dumps([1, ENUM])), "keys are no names"),
-    ],
-)
-def test_text_that_torch_would_run_is_refused(
-    tmp_path: Path, trap: Path, edit: Callable[[str], Callable[[Any], None]], named: str
-) -> None:
-    folder = write(tmp_path / "package", exported(Linear()))
-    edited(folder / "model.pt2", "models/model.json", edit(str(trap)))
-
-    with pytest.raises((UnsafeFormat, InvalidPackage), match=named):
-        imported(folder)
-
-
-def test_guards_of_a_program_are_not_compiled(tmp_path: Path, trap: Path) -> None:
-    folder = write(tmp_path / "package", exported(Linear()))
-    guard = f"L['input'].size()[0] > {CALL.format(trap=str(trap))}"
-    edited(folder / "model.pt2", "models/model.json", lambda program: program.update(guards_code=[guard]))
-
-    assert predictor_of(imported(folder), False).predict({"x": np.ones((2, 4), np.float32)})[0].shape == (2, 3)
-
-
-@pytest.mark.parametrize("make", [torch.jit.script, lambda module: torch.jit.trace(module, torch.randn(2, 4))])
-def test_torchscript_answers_what_it_did(tmp_path: Path, make: Callable[[nn.Module], Any]) -> None:
-    script = make(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval())
-
-    made = imported(write(tmp_path / "package", script, SCRIPT), SCRIPT, allow_pickle=True)
-
-    x = torch.randn(5, 4)
-    assert np.allclose(predictor_of(made, False).predict({"x": x.numpy()})[0], script(x).detach().numpy(), atol=1e-6)
-
-
-def test_a_branch_of_torchscript_is_kept(tmp_path: Path) -> None:
-    script = torch.jit.script(Branch().eval())
-
-    made = imported(write(tmp_path / "package", script, SCRIPT), SCRIPT, allow_pickle=True)
-
-    for x in (torch.full((3, 4), 10.0), torch.full((3, 4), -10.0)):
-        found = predictor_of(made, False).predict({"x": x.numpy()})[0]
-        assert np.allclose(found, script(x).detach().numpy(), atol=1e-5)
-
-
-def test_torchscript_without_opt_in_is_not_even_read(tmp_path: Path) -> None:
-    folder = write(tmp_path / "package", torch.jit.script(Linear()), SCRIPT)
-    (folder / "model.pt").write_bytes(b"not even read")
-
-    with pytest.raises(UnsafeFormat, match=r"can run code and write files; set spec\.model\.allowPickle: true"):
-        imported(folder, SCRIPT)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "named"),
-    [
-        (lambda file: file.write_bytes(file.read_bytes()[:-300]), "is not TorchScript that can be read here"),
-        (lambda file: torch.save({"weight": torch.ones(2)}, file), r"weights of torch\.save are format: pytorch"),
-        (
-            lambda file: torch.jit.save(torch.jit.trace(nn.Unflatten(1, (2, 2)), torch.randn(2, 4)), str(file)),
-            "names 1 output|output y has the shape",
-        ),
-    ],
-)
-def test_torchscript_that_cannot_be_taken_is_refused(tmp_path: Path, spoil: Callable[[Path], Any], named: str) -> None:
-    folder = write(tmp_path / "package", torch.jit.script(Linear()), SCRIPT)
-    spoil(folder / "model.pt")
-
-    with pytest.raises(InvalidPackage, match=named):
-        imported(folder, SCRIPT, allow_pickle=True)
-
-
-class Fixed(Linear):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).reshape(2, 3)
-
-
-def test_torchscript_that_was_traced_for_two_rows_is_refused(tmp_path: Path) -> None:
-    script = torch.jit.trace(Fixed(), torch.randn(2, 4), check_trace=False)
-
-    with pytest.raises(InvalidPackage, match=r"fixed batch size 2|script the module, or trace it without lengths"):
-        imported(write(tmp_path / "package", script, SCRIPT), SCRIPT, allow_pickle=True)
 
 
 @pytest.mark.parametrize("kind", [PROGRAM, SCRIPT])
