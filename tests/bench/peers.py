@@ -60,7 +60,11 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """One task; the first tool is ours. Answers may differ from the float model's by `allowed` of their norm."""
+    """One task; the first tool is ours. Answers may differ from the float model's by `allowed` of their norm.
+
+    Random weights lose more in few bits than trained ones, the more so the wider and deeper the model: rounding them to
+    int4 costs 0.18 at 2 blocks of 256 channels and 0.32 at 8 of 1024. Answers of another model differ by about 1.4.
+    """
 
     task: str
     answers: str
@@ -101,7 +105,7 @@ CONTESTS = (
     Contest(
         "checkpoint to int4",
         "checkpoint",
-        0.4,
+        0.6,
         (
             _tool("ours, to ONNX", _OURS, "checkpoint ours", "tokens"),
             _tool("onnxruntime-genai, to ONNX", "genai", "genai", "tokens"),
@@ -136,6 +140,7 @@ def _hold(contest: Contest, size: Size) -> list[tuple[str, ...]]:
             for tool, found in runs.items():
                 with tempfile.TemporaryDirectory(dir=folder) as target:
                     found.append(_run(tool, source, Path(target)))
+                print(f"{tool.shown}: {found[-1].seconds:.1f} s, {found[-1].peak:.0f} MiB", flush=True)
         ours = runs[contest.tools[0]]
         return [(task, tool.shown, *_figures(found, ours), *results[tool]) for tool, found in runs.items()]
 
