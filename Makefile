@@ -21,7 +21,7 @@ demo-down: install ## Remove the demo
 test: install ## All tests: unit, API server, a real node (the last two need root on Linux)
 	@$(BIN)/pytest
 
-bench: install ## Measure, and write docs/benchmarks.md (half an hour; ONLY="rollback ..." for some)
+bench: install ## Measure, and write docs/benchmarks.md (an hour; ONLY="rollback ..." for some)
 	@PYTHONPATH=cluster:demo:tests/support $(BIN)/python tests/bench $(ONLY)
 
 check: install ## Format, lint, types, import rules (no cluster needed)

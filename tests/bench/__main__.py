@@ -1,6 +1,6 @@
 """Measure, and write the tables into docs/benchmarks.md: `make bench`, or `make bench ONLY="rollback streaming"`.
 
-All take about half an hour, and want root and a machine that does little else. Each benchmark compares within one run;
+All take about an hour, and want root and a machine that does little else. Each benchmark compares within one run;
 absolute times are of the machine at hand.
 """
 
@@ -8,10 +8,11 @@ import argparse
 import re
 from pathlib import Path
 
-import checkpoint
 import footprint
+import large_checkpoint
 import memory
 import methods
+import peers
 import predictions
 import quietness
 import readiness
@@ -28,7 +29,8 @@ HERE = {
     "speed": speed.measure,
     "memory": memory.measure,
     "streaming": streaming.measure,
-    "checkpoint": checkpoint.measure,
+    "large_checkpoint": large_checkpoint.measure,
+    "peers": peers.measure,
 }
 ON_A_NODE = {
     "predictions": predictions.measure,
@@ -57,6 +59,8 @@ def main() -> None:
 def write(name: str, table: Table) -> None:
     """Show a table, and put it between its marks in the page."""
     print(f"\n{name}\n{table.to_markdown()}\n", flush=True)
+    if not table.kept:
+        return
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     text = f"{begin}\n{table.to_markdown()}\n{end}"
     PAGE.write_text(re.sub(f"{begin}.*?{end}", lambda _: text, PAGE.read_text(), flags=re.S))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a benchmark found: a line on how it was done, the head, and rows of text."""
+    """What a benchmark found: a line on how it was done, the head, and rows of text; `kept` if it is for the page."""
 
     how: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    kept: bool = True
 
     def to_markdown(self) -> str:
         """Return the table as Markdown."""

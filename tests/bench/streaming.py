@@ -3,20 +3,17 @@
 python tests/bench/streaming.py TOOL SOURCE TARGET     one run, as the benchmark starts it
 """
 
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from figures import Table, ratios, spread
+from processes import Run, peak, run
 
 _WIDTH = 4096  # a layer is a matrix of 4096 x 4096, 67 MB in fp32
 _GB = 1e9
@@ -25,14 +22,14 @@ _LARGEST = 160
 
 
 def _ours(bits: int) -> Callable[[Path, Path], None]:
-    def run(source: Path, target: Path) -> None:
+    def quantize(source: Path, target: Path) -> None:
         from trimtab_optimizer.streaming.rewrite import rewrite
         from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8
 
         scheme = DynamicInt8() if bits == 8 else Blockwise(bits, 32, False)
         rewrite(source, target, scheme, key="as the Job does, with a journal")
 
-    return run
+    return quantize
 
 
 def _ort_int8(source: Path, target: Path) -> None:
@@ -65,24 +62,16 @@ TOOLS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One process: seconds from its start to its end, and the most memory it held, in MiB."""
-
-    seconds: float
-    peak: float
-
-
 def measure() -> Table:
     """Quantize models of two sizes with each tool in turns, and a larger one with ours."""
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory(prefix="trimtab-streaming-") as folder:
         for layers, rounds in _SIZES.items():
             rows += _compare(Path(folder), layers, rounds)
-        source = _make(Path(folder), _LARGEST)
+        source = make(Path(folder), _LARGEST)
         for tool in ("int8 ours", "int4 ours"):
-            run = _run(tool, source)
-            rows.append((f"{_size(_LARGEST)} to {tool}", f"{run.seconds:.1f} s", f"{run.peak:.0f} MiB", "", ""))
+            done = _run(tool, source)
+            rows.append((f"{_size(_LARGEST)} to {tool}", f"{done.seconds:.1f} s", f"{done.peak:.0f} MiB", "", ""))
     how = (
         "Matrices of 4096 x 4096, random; seconds of a whole process with its start and the writing to disk; tools "
         "in turns. Median (smallest to largest). Ratios are onnxruntime's by ours, of each turn."
@@ -91,7 +80,7 @@ def measure() -> Table:
 
 
 def _compare(folder: Path, layers: int, rounds: int) -> Iterator[tuple[str, ...]]:
-    source = _make(folder, layers)
+    source = make(folder, layers)
     for dtype in ("int8", "int4"):
         runs: dict[str, list[Run]] = {f"{dtype} ours": [], f"{dtype} onnxruntime": []}
         for _ in range(rounds):
@@ -116,16 +105,10 @@ def _size(layers: int) -> str:
 
 def _run(tool: str, source: Path) -> Run:
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
-        os.sync()
-        command = [sys.executable, str(Path(__file__)), tool, str(source), str(Path(folder) / "model.onnx")]
-        started = time.monotonic()
-        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        os.sync()
-        seconds = time.monotonic() - started
-    return Run(seconds, float(printed.split()[-1]) / 1024)
+        return run([sys.executable, __file__, tool, source, Path(folder) / "model.onnx"])
 
 
-def _make(folder: Path, layers: int) -> Path:
+def make(folder: Path, layers: int, width: int = _WIDTH) -> Path:
     """Write a model whose weights lie beside its graph, layer by layer."""
     from trimtab_testing.graphs import chain, tensor_beside  # late: it brings onnxruntime into the processes measured
 
@@ -134,12 +117,11 @@ def _make(folder: Path, layers: int) -> Path:
     random = np.random.default_rng(0)
     with (path.parent / "weights.bin").open("wb") as file:
         for _ in range(layers):
-            random.standard_normal((_WIDTH, _WIDTH), np.float32).tofile(file)
-    step = _WIDTH * _WIDTH * 4
-    return chain(path, [tensor_beside(f"w{number}", (_WIDTH, _WIDTH), number * step) for number in range(layers)])
+            random.standard_normal((width, width), np.float32).tofile(file)
+    step = width * width * 4
+    return chain(path, [tensor_beside(f"w{number}", (width, width), number * step) for number in range(layers)])
 
 
 if __name__ == "__main__":
     TOOLS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
-    # Of this process alone; getrusage would count that of the parent before it became this one.
-    print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+    print(peak())

@@ -1,12 +1,11 @@
 """A checkpoint of 10^10 parameters to ONNX in int4: import, export without values, quantize, in one process.
 
-python tests/bench/checkpoint.py FOLDER TARGET     one run, as the benchmark starts it
+python tests/bench/large_checkpoint.py FOLDER TARGET     one run, as the benchmark starts it
 """
 
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from figures import Table
+from processes import Run, peak, run
 
 _GB = 1e9
 _PIECE = 64 << 20
@@ -40,7 +40,7 @@ def measure() -> Table:
         weights = folder / "model.safetensors"
         before = _seconds_to_read(weights)
         _forget(weights)
-        seconds, peak, written = _run(folder, target)
+        done, written = _run(folder, target)
         shutil.rmtree(target)
         disk = (before + _seconds_to_read(weights)) / 2 + _seconds_to_write(Path(made) / "written", written)
     moved = f"{2 * count / _GB:.1f} GB read, {written / _GB:.1f} GB written"
@@ -50,20 +50,22 @@ def measure() -> Table:
         "the mean) and written, in pieces of 64 MB."
     )
     head = ("parameters", "moved", "seconds", "most memory", "seconds of the disk alone", "of the disk's rate")
-    row = (f"{count / 1e9:.2f}e9", moved, f"{seconds:.0f}", f"{peak:.0f} MiB", f"{disk:.0f}", f"{disk / seconds:.0%}")
+    row = (
+        f"{count / 1e9:.2f}e9",
+        moved,
+        f"{done.seconds:.0f}",
+        f"{done.peak:.0f} MiB",
+        f"{disk:.0f}",
+        f"{disk / done.seconds:.0%}",
+    )
     return Table(how, head, (row,))
 
 
-def _run(folder: Path, target: Path) -> tuple[float, float, int]:
-    """Return seconds, the most memory in MiB, and the bytes that were written."""
+def _run(folder: Path, target: Path) -> tuple[Run, int]:
+    """Return the process, and the bytes that it wrote."""
     target.mkdir()
-    command = [sys.executable, str(Path(__file__)), str(folder), str(target)]
-    started = time.monotonic()
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    os.sync()
-    seconds = time.monotonic() - started
-    written = sum(file.stat().st_size for file in (target / "int4").iterdir())
-    return seconds, float(printed.split()[-1]) / 1024, written
+    done = run([sys.executable, __file__, folder, target])
+    return done, sum(file.stat().st_size for file in (target / "int4").iterdir())
 
 
 def _make(folder: Path) -> int:
@@ -143,4 +145,4 @@ def _optimize(folder: Path, target: Path) -> None:
 
 if __name__ == "__main__":
     _optimize(Path(sys.argv[1]), Path(sys.argv[2]))
-    print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+    print(peak())
