@@ -18,8 +18,11 @@ from trimtab_optimizer.measuring.latency import latency_ratio
 from trimtab_optimizer.measuring.layers import worst_layers
 from trimtab_optimizer.measuring.memory import peak_memory
 from trimtab_optimizer.package import Model, load_package, write_package
-from trimtab_optimizer.passes import convert, litert_export, prune, quantize
+from trimtab_optimizer.passes import litert_export
 from trimtab_optimizer.passes.contract import Workplace
+from trimtab_optimizer.passes.convert import convert
+from trimtab_optimizer.passes.prune import prune
+from trimtab_optimizer.passes.quantize import quantize
 from trimtab_optimizer.passes.verification import TOLERANCE
 from trimtab_optimizer.predict import predictor_of
 from trimtab_runtime.model.session import load_model
@@ -73,7 +76,7 @@ def _converted(item: OptimizationPass, source: Model, folder: Path) -> Model:
     scratch = folder / "scratch"
     scratch.mkdir()
     place = Workplace(folder / "out", scratch, 0, False, source=source, checkpoints=None)  # type: ignore[arg-type]
-    return convert.convert(item, source, place).model
+    return convert(item, source, place).model
 
 
 @pytest.fixture
@@ -171,7 +174,7 @@ def test_fewer_bits_make_the_file_smaller_and_keep_the_answers(
 ) -> None:
     data = train if options.calibration else None
 
-    small = quantize.quantize(OptimizationPass(quantize=options), litert, work(data=data)).model
+    small = quantize(OptimizationPass(quantize=options), litert, work(data=data)).model
 
     assert small.size_bytes() <= ratio * litert.size_bytes()
     before, after = (predictor_of(model, False).predict(test.inputs)[0] for model in (litert, small))
@@ -193,7 +196,7 @@ def test_sparse_weights_of_onnx_become_plain_ones(
 ) -> None:
     package = {"inputs": [{"name": "x", "shape": [-1, 256]}], "outputs": [{"name": "y", "shape": [-1, 64]}]}
     code = "from torch import nn\n\n\ndef build():\n    return nn.Linear(256, 64)\n"
-    sparse = prune.prune(
+    sparse = prune(
         OptimizationPass(prune=Prune(structure="unstructured", amount=0.9)),
         load_package(linear_package(code=code, **package)),
         work("pruned"),
@@ -212,7 +215,7 @@ def test_a_model_beyond_what_a_litert_file_holds_is_refused_before_anything_runs
     monkeypatch.setattr(litert_export, "LARGEST", 1000)
 
     with pytest.raises(PassFailed, match=r"a LiteRT file ends at 1000; use `convert: \{to: onnx\}`"):
-        convert.convert(LITERT, source, work())
+        convert(LITERT, source, work())
 
 
 def test_without_tensorflow_the_pass_says_what_to_install(
