@@ -13,6 +13,7 @@ from trimtab_api.errors import InsufficientMemory
 from trimtab_optimizer.logs import say
 
 LIBRARIES: Final = 400 << 20
+TENSORFLOW: Final = 1 << 30  # of the process that converts to LiteRT, besides the weights
 
 _LIMITS: Final = (  # of the container: cgroup v2, then v1
     Path("/sys/fs/cgroup/memory.max"),
@@ -20,9 +21,12 @@ _LIMITS: Final = (  # of the container: cgroup v2, then v1
 )
 
 
-def check_memory(name: str, weights: int, factor: float, limit: int | None = None) -> None:
-    """Log the estimate of a pass. Raises InsufficientMemory where it is above the container's or machine's limit."""
-    need, limit = LIBRARIES + int(weights * factor), limit or memory_limit()
+def check_memory(name: str, weights: int, factor: float, limit: int | None = None, beside: int = 0) -> None:
+    """Log the estimate of a pass; `beside` is what its own process takes.
+
+    Raises InsufficientMemory where the estimate is above the container's or machine's limit.
+    """
+    need, limit = LIBRARIES + beside + int(weights * factor), limit or memory_limit()
     say("memory", name=name, estimate=need, limit=limit)
     if need > limit:
         raise InsufficientMemory(
