@@ -20,6 +20,7 @@ from trimtab_optimizer.package import Model
 from trimtab_optimizer.streaming.shards import read_header
 
 LIBRARIES: Final = 400 << 20
+TENSORFLOW: Final = 1 << 30  # of the process that converts to LiteRT, besides the weights
 
 _COPIES: Final = 2  # of a weight that ONNX Runtime holds while it loads a model: as it is read, and as kernels want it
 _HALVES: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})  # computed in float32
@@ -30,9 +31,12 @@ _LIMITS: Final = (  # of the container: cgroup v2, then v1
 )
 
 
-def check_memory(name: str, weights: int, factor: float, limit: int | None = None) -> None:
-    """Log the estimate of a pass. Raises InsufficientMemory where it is above the container's or machine's limit."""
-    need, limit = LIBRARIES + int(weights * factor), limit or memory_limit()
+def check_memory(name: str, weights: int, factor: float, limit: int | None = None, beside: int = 0) -> None:
+    """Log the estimate of a pass; `beside` is what its own process takes.
+
+    Raises InsufficientMemory where the estimate is above the container's or machine's limit.
+    """
+    need, limit = LIBRARIES + beside + int(weights * factor), limit or memory_limit()
     say("memory", name=name, estimate=need, limit=limit)
     if need > limit:
         raise InsufficientMemory(

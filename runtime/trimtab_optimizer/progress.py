@@ -80,7 +80,8 @@ def _pull(run: Run, count: int, digest: str) -> Model | None:
 def _run_pass(run: Run, number: int, model: Model) -> tuple[PassRecord, Model]:
     item = run.plan.passes[number - 1]
     say("pass started", number=number, name=item.kind)
-    check_memory(item.kind, model.size_bytes(), PASSES[item.kind].memory(item, model))
+    step = PASSES[item.kind]
+    check_memory(item.kind, model.size_bytes(), step.memory(item, model), beside=step.beside(item))
     work = run.workplace(f"pass-{number}", item, checkpoints_of(run, number), _tag(run, number))
     before, start = model.size_bytes(), time.monotonic()
     _seed_everything(run.plan.seed)  # for each pass anew: it may be the first that is run here, or a later one

@@ -9,6 +9,7 @@ from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
 from trimtab_api.spec import OptimizationPass
 from trimtab_optimizer.importers.empty import is_large
+from trimtab_optimizer.memory import TENSORFLOW
 from trimtab_optimizer.package import Model, Stage, stage_of
 from trimtab_optimizer.passes.clip import clip
 from trimtab_optimizer.passes.contract import Outcome, Workplace
@@ -24,8 +25,8 @@ class Pass:
     """`run` makes a new model folder from a model at one of the stages in `takes`.
 
     `gives` tells the stage of the result by the pass and the stage before. `memory` is what it holds at most, as a
-    multiple of the weights; 0 where it goes through them piece by piece. `refuses` says why a pass cannot work on a
-    stage in the way that it is asked for.
+    multiple of the weights; 0 where it goes through them piece by piece. `beside` is what a process of its own takes
+    however small the model is. `refuses` says why a pass cannot work on a stage in the way that it is asked for.
     """
 
     run: Callable[[OptimizationPass, Model, Workplace], Outcome]
@@ -33,6 +34,7 @@ class Pass:
     gives: Callable[[OptimizationPass, Stage], Stage]
     memory: Callable[[OptimizationPass, Model], float] = lambda item, model: 0.0
     refuses: Callable[[OptimizationPass, Stage], str | None] = lambda item, stage: None
+    beside: Callable[[OptimizationPass], int] = lambda item: 0
 
 
 # Multiples of the weights that were measured; memory.py says how.
@@ -54,6 +56,10 @@ def _of_quantization(item: OptimizationPass, model: Model) -> float:
 
 def _of_conversion(item: OptimizationPass, model: Model) -> float:
     return 0.0 if is_large(model) else _EXPORT
+
+
+def _beside_conversion(item: OptimizationPass) -> int:
+    return TENSORFLOW if item.convert and item.convert.to.needs_tensorflow else 0
 
 
 def _as_before(item: OptimizationPass, stage: Stage) -> Stage:
@@ -118,7 +124,7 @@ PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
         "prune": Pass(prune, _WEIGHTS, _as_before, _of_pruning, _refuse_pruning),
         "clip": Pass(clip, _WEIGHTS, _as_before),
         "distill": Pass(distill, _WEIGHTS, _distilled, lambda item, model: _TRAINING, _refuse_distillation),
-        "convert": Pass(convert, _WEIGHTS, _converted, _of_conversion),
+        "convert": Pass(convert, _WEIGHTS, _converted, _of_conversion, beside=_beside_conversion),
         "quantize": Pass(quantize, _GRAPHS, _quantized, _of_quantization, _refuse_quantization),
     }
 )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trimtab_api.errors import InsufficientMemory
-from trimtab_api.spec import Calibration, Convert, Distill, FineTune, OptimizationPass, Prune, Quantize
+from trimtab_api.spec import Calibration, Convert, Distill, FineTune, OptimizationPass, Prune, Quantize, Target
 from trimtab_optimizer import memory
 from trimtab_optimizer.memory import check_memory, memory_limit
 from trimtab_optimizer.package import Model
@@ -39,6 +39,15 @@ def test_what_fits_is_let_through() -> None:
 )
 def test_only_passes_that_hold_the_model_grow_with_it(item: OptimizationPass, whole: bool, source: Model) -> None:
     assert (PASSES[item.kind].memory(item, source) > 0) is whole
+
+
+def test_a_conversion_by_tensorflow_needs_what_its_process_takes_before_it_holds_any_weight() -> None:
+    litert = OptimizationPass(convert=Convert(to=Target.LITERT))
+
+    assert PASSES["convert"].beside(litert) == 1 << 30
+    assert PASSES["convert"].beside(OptimizationPass(convert=Convert())) == 0
+    with pytest.raises(InsufficientMemory, match=r"convert needs about 1\.39 GiB for weights of 0\.00 GiB"):
+        check_memory("convert", 1 << 20, 4.2, 1 << 30, beside=PASSES["convert"].beside(litert))
 
 
 def test_fine_tuning_needs_what_training_does(source: Model) -> None:
