@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from trimtab_api.errors import InvalidPackage, MissingTool, PassFailed
 from trimtab_api.spec import Calibration, Convert, ModelFormat, ModelSource, OptimizationPass, Prune, Quantize, Target
@@ -27,7 +26,6 @@ from trimtab_optimizer.passes.quantize import quantize
 from trimtab_optimizer.passes.verification import TOLERANCE
 from trimtab_optimizer.predict import predictor_of
 from trimtab_runtime.model.session import load_model
-from trimtab_testing.graphs import matrix
 from trimtab_testing.tensorflow import tensorflow_python
 
 LITERT = OptimizationPass(convert=Convert(to=Target.LITERT))
@@ -112,9 +110,7 @@ def test_names_order_types_and_layouts_stay_those_of_model_yaml(
     linear_package: Callable[..., Path], tmp_path: Path
 ) -> None:
     yaml = {**PICTURES_YAML, "inputs": list(reversed(PICTURES_YAML["inputs"]))}
-    weights = {"conv.weight": (5, 3, 3, 3), "conv.bias": (5,), "embed.weight": (2, 5)}
-    values = {name: torch.from_numpy(matrix(*shape)) for name, shape in weights.items()}
-    source = load_package(linear_package(code=PICTURES, weights=values, **yaml))
+    source = load_package(linear_package(code=PICTURES, entrypoint="linear:build", **yaml))
 
     made = _converted(SAVEDMODEL, source, tmp_path)
 
