@@ -41,6 +41,7 @@ _TRAINING: Final = 7.1
 _PRUNING: Final = 3.0
 _EXPORT: Final = 4.2
 _CALIBRATION: Final = 5.4
+_LITERT: Final = 15.0
 
 
 def _of_pruning(item: OptimizationPass) -> float:
@@ -51,6 +52,10 @@ def _of_pruning(item: OptimizationPass) -> float:
 
 def _of_quantization(item: OptimizationPass) -> float:
     return _CALIBRATION if item.quantize and item.quantize.mode in ("static", "auto") else 0.0
+
+
+def _of_conversion(item: OptimizationPass) -> float:
+    return _LITERT if item.convert and item.convert.to.needs_tensorflow else _EXPORT
 
 
 def _beside_conversion(item: OptimizationPass) -> int:
@@ -81,7 +86,7 @@ PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
         "prune": Pass(prune, _WEIGHTS, _as_before, _of_pruning),
         "clip": Pass(clip, _WEIGHTS, _as_before),
         "distill": Pass(distill, _WEIGHTS, lambda item, stage: Stage.PYTORCH, lambda item: _TRAINING),
-        "convert": Pass(convert, _WEIGHTS, _converted, lambda item: _EXPORT, beside=_beside_conversion),
+        "convert": Pass(convert, _WEIGHTS, _converted, _of_conversion, beside=_beside_conversion),
         "quantize": Pass(quantize, _GRAPHS, _quantized, _of_quantization, _refuse_quantization),
     }
 )
