@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
         rows = {name: archive[name] for name in archive.files}
     model = _convert(graph, folder)
     module = tf.Module()
-    module.model = model  # its variables are saved with what holds them
+    module.kept = list(model.variables)  # not the model: it would save a function with the weights for each layer
     module.serve = _signature(model, graph.graph, request, rows)
     _save(module, folder / "saved_model")
     (folder / "model.tflite").write_bytes(_to_litert(folder / "saved_model"))

@@ -42,6 +42,7 @@ _TRAINING: Final = 7.1
 _PRUNING: Final = 3.0
 _EXPORT: Final = 4.2
 _CALIBRATION: Final = 5.4
+_LITERT: Final = 15.0
 
 
 def _of_pruning(item: OptimizationPass, model: Model) -> float:
@@ -55,6 +56,8 @@ def _of_quantization(item: OptimizationPass, model: Model) -> float:
 
 
 def _of_conversion(item: OptimizationPass, model: Model) -> float:
+    if item.convert and item.convert.to.needs_tensorflow:
+        return _LITERT
     return 0.0 if is_large(model) else _EXPORT
 
 

@@ -1,6 +1,7 @@
 """LiteRT and SavedModel, made by the real TensorFlow in an environment of its own (trimtab_testing/tensorflow.py)."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_names_order_types_and_layouts_stay_those_of_model_yaml(
     linear_package: Callable[..., Path], tmp_path: Path
 ) -> None:
     yaml = {**PICTURES_YAML, "inputs": list(reversed(PICTURES_YAML["inputs"]))}
-    source = load_package(linear_package(code=PICTURES, entrypoint="linear:build", **yaml))
+    source = load_package(linear_package(code=PICTURES, weights=_weights(PICTURES), **yaml))
 
     made = _converted(SAVEDMODEL, source, tmp_path)
 
@@ -139,6 +140,13 @@ def test_the_same_source_gives_the_same_bytes_in_any_place(
     assert not [name for name, content in _content(made.folder).items() if b"/tmp" in content or b".py" in content]
 
 
+def _weights(code: str) -> dict[str, Any]:
+    """Return the weights of the module that a package's code builds."""
+    made: dict[str, Any] = {}
+    exec(code, made)
+    return dict(made["build"]().state_dict())
+
+
 def _content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
@@ -148,6 +156,22 @@ def test_an_artifact_for_elsewhere_has_the_savedmodel_and_counts_what_is_served(
     assert (made.folder / "saved_model/variables").is_dir()
     assert made.package.format is ModelFormat.LITERT
     assert made.size_bytes() == (made.folder / "model.tflite").stat().st_size
+
+
+def test_tensorflow_loads_the_savedmodel_and_answers_as_the_litert_file(made: Model, test: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", test.inputs["pixels"][:5])
+    code = (
+        "import sys, numpy, tensorflow as tf\n"
+        "run = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+        "answers = run(pixels=tf.constant(numpy.load(sys.argv[2] + '/rows.npy')))\n"
+        "numpy.save(sys.argv[2] + '/answers.npy', answers['logits'])\n"
+    )
+    command = [tensorflow_python(), "-c", code, made.folder / "saved_model", tmp_path]
+
+    subprocess.run(command, check=True, capture_output=True)
+
+    expected = predictor_of(made, False).predict({"pixels": test.inputs["pixels"][:5]})[0]
+    assert np.abs(np.load(tmp_path / "answers.npy") - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def test_a_server_answers_as_the_optimizer_measured(made: Model, test: Any) -> None:
@@ -198,7 +222,7 @@ def test_sparse_weights_of_onnx_become_plain_ones(
     code = "from torch import nn\n\n\ndef build():\n    return nn.Linear(256, 64)\n"
     sparse = prune(
         OptimizationPass(prune=Prune(structure="unstructured", amount=0.9)),
-        load_package(linear_package(code=code, **package)),
+        load_package(linear_package(code=code, weights=_weights(code), **package)),
         work("pruned"),
     ).model
 
