@@ -53,6 +53,12 @@ def _example(tensor: Tensor, rows: int, random: np.random.Generator) -> NDArray[
     return random.integers(0, 2, shape).astype(dtype)
 
 
+def check_shape(what: str, tensor: Tensor, lengths: list[int]) -> None:
+    """Raise InvalidPackage where a file has another shape for a tensor than model.yaml; -1 in it is any length."""
+    if not fits(tensor.shape, tuple(lengths)):
+        raise InvalidPackage(f"{what} {tensor.name} has the shape {lengths}, model.yaml says {list(tensor.shape)}")
+
+
 def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Say whether a shape is of the wanted form, where -1 stands for any length."""
     return len(shape) == len(wanted) and all(w < 0 or s == w for s, w in zip(shape, wanted, strict=True))

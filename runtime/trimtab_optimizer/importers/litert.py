@@ -11,7 +11,7 @@ from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import LITERT_FILE, Tensor, signature_name
 from trimtab_optimizer.litert.file import open_interpreter, signature_of
 from trimtab_optimizer.package import Model, write_package
-from trimtab_optimizer.tensors import dtype_of
+from trimtab_optimizer.tensors import check_shape, dtype_of
 
 
 def import_litert(model: Model, target: Path) -> Model:
@@ -41,6 +41,4 @@ def _compare_one(what: str, found: Mapping[str, Any], tensor: Tensor) -> None:
     if what == "input" and lengths[:1] != [-1]:
         mend = "export it again with a free first axis"
         raise InvalidPackage(f"input {tensor.name} has the fixed shape {lengths}, and rows come in batches; {mend}")
-    wanted = tensor.shape
-    if len(lengths) != len(wanted) or any(a >= 0 and a != b for a, b in zip(lengths, wanted, strict=True)):
-        raise InvalidPackage(f"{what} {tensor.name} has the shape {lengths}, model.yaml says {list(wanted)}")
+    check_shape(what, tensor, lengths)

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import ONNX_FILE, Tensor
 from trimtab_optimizer.package import Model, confined, write_package
-from trimtab_optimizer.tensors import dtype_of
+from trimtab_optimizer.tensors import check_shape, dtype_of
 
 
 def import_onnx(model: Model, target: Path) -> Model:
@@ -97,6 +97,4 @@ def _compare_one(what: str, found: onnx.TypeProto.Tensor, tensor: Tensor) -> Non
     if lengths and lengths[0] >= 0:
         mend = "export it again with a dynamic first axis"
         raise InvalidPackage(f"{what} {tensor.name} has the fixed batch size {lengths[0]}; {mend}")
-    wanted = tensor.shape
-    if len(lengths) != len(wanted) or any(a >= 0 and a != b for a, b in zip(lengths, wanted, strict=True)):
-        raise InvalidPackage(f"{what} {tensor.name} has the shape {lengths}, model.yaml says {list(wanted)}")
+    check_shape(what, tensor, lengths)

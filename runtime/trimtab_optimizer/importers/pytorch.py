@@ -12,7 +12,7 @@ from torch import nn
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import InvalidPackage, UnsafeFormat
-from trimtab_api.package import STRUCTURE_FILE, WEIGHTS_FILE, ModelPackage
+from trimtab_api.package import STRUCTURE_FILE, WEIGHTS_FILE, ModelPackage, Tensor
 from trimtab_optimizer.importers.code import find_callable, flat, importable
 from trimtab_optimizer.importers.structure import Structure, read_structure, shrink, sizes_changed
 from trimtab_optimizer.package import Model, confined, write_package
@@ -83,6 +83,11 @@ def ordered_outputs(found: object, package: ModelPackage) -> list[torch.Tensor]:
     return [value for value in values if isinstance(value, torch.Tensor)]
 
 
+def torch_dtype_of(tensor: Tensor) -> torch.dtype:
+    """Return the torch dtype of a tensor of model.yaml. Raises InvalidPackage for BYTES."""
+    return torch.from_numpy(np.empty(0, dtype_of(tensor))).dtype
+
+
 def build_module(model: Model) -> nn.Module:
     """Return the module as the code of the package builds it, without its weights."""
     name = model.package.entrypoint or ""
@@ -143,7 +148,7 @@ def _check_outputs(found: list[torch.Tensor], package: ModelPackage, rows: int) 
         if not fits(tuple(value.shape), wanted):
             shape = ["rows", *value.shape[1:]] if value.ndim and value.shape[0] == rows else list(value.shape)
             raise InvalidPackage(f"output {tensor.name} has the shape {shape}, model.yaml says {list(tensor.shape)}")
-        if value.dtype != torch.from_numpy(np.empty(0, dtype_of(tensor))).dtype:
+        if value.dtype != torch_dtype_of(tensor):
             raise InvalidPackage(f"output {tensor.name} is {value.dtype}, model.yaml says {tensor.datatype}")
 
 

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
@@ -15,9 +14,9 @@ from trimtab_optimizer.importers.programs.archive import Archive, read_archive
 from trimtab_optimizer.importers.programs.graph import by_position, checked_program, names_of_inputs
 from trimtab_optimizer.importers.programs.layout import lay_out
 from trimtab_optimizer.importers.programs.module import read_program, user_inputs
-from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
+from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs, torch_dtype_of
 from trimtab_optimizer.package import Model
-from trimtab_optimizer.tensors import dtype_of, example_inputs
+from trimtab_optimizer.tensors import check_shape, example_inputs
 
 _MEND: Final = 'export it with dynamic_shapes, {0: torch.export.Dim("batch")} for each input'
 _EVAL: Final = "call model.eval() before torch.export.export"
@@ -63,15 +62,13 @@ def _in_order(package: ModelPackage, count: int, names: list[str]) -> tuple[Tens
 
 def _check_inputs(program: ExportedProgram, ranges: dict[str, Any], package: ModelPackage, mend: str) -> None:
     for tensor, (name, value) in zip(package.inputs, user_inputs(program), strict=True):
-        if value.dtype != _torch_dtype(tensor):
+        if value.dtype != torch_dtype_of(tensor):
             raise InvalidPackage(f"input {tensor.name} ({name}) is {value.dtype}, model.yaml says {tensor.datatype}")
         lengths = [length if isinstance(length, int) else -1 for length in value.shape]
         if lengths and lengths[0] >= 0:
             raise InvalidPackage(f"input {tensor.name} has the fixed batch size {lengths[0]}; {mend}")
         _check_batch(tensor.name, str(value.shape[0]), ranges, mend)
-        wanted = tensor.shape
-        if len(lengths) != len(wanted) or any(a >= 0 and a != b for a, b in zip(lengths, wanted, strict=True)):
-            raise InvalidPackage(f"input {tensor.name} has the shape {lengths}, model.yaml says {list(wanted)}")
+        check_shape("input", tensor, lengths)
 
 
 def _check_batch(name: str, symbol: str, ranges: dict[str, Any], mend: str) -> None:
@@ -110,7 +107,3 @@ def _answers(module: nn.Module, made: Model, rows: list[torch.Tensor]) -> list[t
 
 def _equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
-
-
-def _torch_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype_of(tensor))).dtype
