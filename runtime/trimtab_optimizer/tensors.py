@@ -53,6 +53,14 @@ def _example(tensor: Tensor, rows: int, random: np.random.Generator) -> NDArray[
     return random.integers(0, 2, shape).astype(dtype)
 
 
+def relative_difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    """Return the largest difference of two arrays, relative to the largest expected value where that is above one."""
+    if not expected.size:
+        return 0.0
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
+
+
 def check_shape(what: str, tensor: Tensor, lengths: list[int]) -> None:
     """Raise InvalidPackage where a file has another shape for a tensor than model.yaml; -1 in it is any length."""
     if not fits(tensor.shape, tuple(lengths)):

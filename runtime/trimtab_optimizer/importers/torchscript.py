@@ -16,7 +16,7 @@ from trimtab_optimizer.importers.programs.archive import read_archive
 from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
 from trimtab_optimizer.importers.torch_export import lay_out_archive
 from trimtab_optimizer.package import Model
-from trimtab_optimizer.tensors import example_inputs
+from trimtab_optimizer.tensors import example_inputs, relative_difference
 
 # Largest difference between TorchScript and program, relative to the largest output where that is above one.
 TOLERANCE: Final = 1e-4
@@ -75,7 +75,7 @@ def _compare(script: torch.jit.ScriptModule, made: Model) -> None:
     for rows in _COMPARED_ROWS:
         wanted, found = _run(script, made, rows), _run(module, made, rows)
         for tensor, one, two in zip(made.package.outputs, wanted, found, strict=True):
-            if one.shape != two.shape or _difference(one, two) > TOLERANCE:
+            if one.shape != two.shape or relative_difference(one.double().numpy(), two.double().numpy()) > TOLERANCE:
                 said = f"the program made of it answers {tensor.name} differently for {rows} rows"
                 raise InvalidPackage(f"this TorchScript cannot be taken over: {said}; give the module or an ONNX file")
 
@@ -90,10 +90,3 @@ def _run(module: Any, model: Model, rows: int) -> list[torch.Tensor]:
         said = f"cannot take {rows} rows of the inputs of model.yaml ({shapes}): {flat(error)[-300:]}"
         raise InvalidPackage(f"this TorchScript {said}; {_MEND}") from error
     return ordered_outputs(found, model.package)
-
-
-def _difference(one: torch.Tensor, two: torch.Tensor) -> float:
-    if not one.numel():
-        return 0.0
-    a, b = one.double(), two.double()
-    return float((a - b).abs().max() / max(1.0, float(a.abs().max())))

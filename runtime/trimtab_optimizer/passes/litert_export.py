@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from trimtab_api.errors import PassFailed
-from trimtab_api.package import LITERT_FILE, ONNX_FILE, SAVED_MODEL_FOLDER, ModelPackage, signature_name
+from trimtab_api.package import LITERT_FILE, SAVED_MODEL_FOLDER, ModelPackage, signature_name
 from trimtab_api.spec import ModelFormat, Target
 from trimtab_optimizer.litert import converter_script
 from trimtab_optimizer.litert.file import LARGEST, count_litert_operators
@@ -24,9 +24,9 @@ from trimtab_optimizer.litert.tools import run_tool
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.onnx_export import to_onnx
+from trimtab_optimizer.passes.reweighing import with_dense_weights
 from trimtab_optimizer.passes.verification import compared
 from trimtab_optimizer.predict import predictor_of
-from trimtab_optimizer.streaming.sparse import unpack
 from trimtab_optimizer.tensors import example_inputs
 
 _ROWS: Final = 3  # by which layouts are told; not of the data, which is not in the key of the pass
@@ -36,7 +36,8 @@ _WITH_CODE: Final = ("entrypoint", "structure", "metrics")
 def to_litert(target: Target, model: Model, work: Workplace) -> Outcome:
     """Return the model in LiteRT. Raises PassFailed where that is impossible, MissingTool without TensorFlow."""
     _check_size(model.size_bytes(), target)
-    graph, sparse = _dense(_as_onnx(model, work), work.scratch)
+    exported = _as_onnx(model, work)
+    graph = with_dense_weights(exported, work.scratch)
     _check_size(_size_in_memory(graph.weights), target)
     place = work.scratch / "tensorflow"
     place.mkdir()
@@ -44,7 +45,7 @@ def to_litert(target: Target, model: Model, work: Workplace) -> Outcome:
     run_tool(converter_script(), place, f"convert (to {target})")
     made = _lay_out(target, model.package, place, work.target)
     notes = compared(model, made, work)
-    if sparse:
+    if graph is not exported:
         notes["note"] = "LiteRT has no sparse weights: zeros take as much room as any other number"
     return Outcome(made, notes | {"operators": count_litert_operators(made.weights)})
 
@@ -55,14 +56,6 @@ def _as_onnx(model: Model, work: Workplace) -> Model:
     scratch = work.scratch / "onnx-scratch"
     scratch.mkdir()
     return to_onnx(model, replace(work, target=work.scratch / "onnx", scratch=scratch)).model
-
-
-def _dense(model: Model, scratch: Path) -> tuple[Model, bool]:
-    """Return the model with weights that pruning stored sparse as plain tensors, and whether there were any."""
-    folder = scratch / "dense"
-    folder.mkdir()
-    is_sparse = unpack(model.weights, folder / ONNX_FILE)
-    return (Model(folder, model.package.model_copy(update={"weights": ONNX_FILE})) if is_sparse else model), is_sparse
 
 
 def _size_in_memory(graph: Path) -> int:

@@ -32,11 +32,11 @@ from trimtab_optimizer.measuring.operators import count_operators
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.quantize_litert import quantize_litert
+from trimtab_optimizer.passes.reweighing import with_dense_weights
 from trimtab_optimizer.passes.static_int8 import quantize_static_int8
 from trimtab_optimizer.streaming.kernels import BITS, BLOCK_SIZE, COLUMN_CODES, FULL_CODES
 from trimtab_optimizer.streaming.rewrite import Rewritten, rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
-from trimtab_optimizer.streaming.sparse import unpack
 
 _FLOATS: Final[dict[str, Scheme]] = {
     "fp16": Stored(TensorProto.FLOAT16),
@@ -61,7 +61,7 @@ def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
         return quantize_litert(options, mode, model, work)
     if _is_quantized(model.weights):
         raise PassFailed("quantize: the model is quantized already; leave the pass out")
-    dense = _dense(model, work.scratch)
+    dense = with_dense_weights(model, work.scratch)
     return _fastest(options, dense, work) if mode == "auto" else _quantize(options, mode, dense, work)
 
 
@@ -112,13 +112,6 @@ def _fastest(options: Quantize, model: Model, work: Workplace) -> Outcome:
     shutil.move(made[best].model.folder, work.target)
     notes = made[best].notes | {"latencyRatios": {mode: round(ratio, 4) for mode, ratio in ratios.items()}}
     return Outcome(Model(work.target, made[best].model.package), notes | {"failedModes": failed})
-
-
-def _dense(model: Model, scratch: Path) -> Model:
-    """Return the model with weights that pruning stored sparse as plain tensors, which is what quantization reads."""
-    folder = scratch / "dense"
-    folder.mkdir()
-    return Model(folder, model.package) if unpack(model.weights, folder / ONNX_FILE) else model
 
 
 def _mode(options: Quantize) -> str:

@@ -1,4 +1,4 @@
-"""Change the weights of a model at either stage: what prune and clip share."""
+"""Change the weights of a model at either stage: what prune and clip share, and what reads dense weights."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +9,7 @@ from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Workplace
 from trimtab_optimizer.streaming.reweigh import Choice, Reweighed, reweigh_onnx, reweigh_safetensors
+from trimtab_optimizer.streaming.sparse import unpack
 
 
 def reweigh(
@@ -27,6 +28,13 @@ def reweigh(
     target = work.target / (model.package.weights or WEIGHTS_FILE)
     done = reweigh_safetensors(model.weights, target, choose, ignored)
     return Model(work.target, model.package), done
+
+
+def with_dense_weights(model: Model, scratch: Path) -> Model:
+    """Return a graph with weights that pruning stored sparse as plain tensors; the same model where there are none."""
+    folder = scratch / "dense"
+    folder.mkdir()
+    return Model(folder, model.package) if unpack(model.weights, folder / ONNX_FILE) else model
 
 
 def _check_safetensors(name: str, weights: Path) -> None:

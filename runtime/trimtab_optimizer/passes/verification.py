@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from trimtab_api.errors import PassFailed
@@ -11,7 +10,7 @@ from trimtab_optimizer.memory import lacks_memory
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.passes.contract import Workplace
 from trimtab_optimizer.predict import predictor_of
-from trimtab_optimizer.tensors import example_inputs
+from trimtab_optimizer.tensors import example_inputs, relative_difference
 
 # Largest difference of two forms of a model, relative to the largest output where that is above one.
 TOLERANCE: Final = 1e-4
@@ -52,7 +51,4 @@ def rows_to_compare(package: ModelPackage, work: Workplace) -> dict[str, NDArray
 def _difference(expected: NDArray[Any], found: NDArray[Any], names: tuple[str, str]) -> float:
     if expected.shape != found.shape:
         raise PassFailed(f"convert: {names[0]} gives the shape {list(found.shape)}, {names[1]} {list(expected.shape)}")
-    if not expected.size:
-        return 0.0
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
+    return relative_difference(expected, found)
