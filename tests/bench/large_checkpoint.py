@@ -1,6 +1,6 @@
 """A checkpoint of 10^10 parameters to ONNX in int4: import, export without values, quantize, in one process.
 
-python tests/bench/large_checkpoint.py FOLDER TARGET     one run, as the benchmark starts it
+The same run of ours as beside other tools (peers/tools.py), on a model that those could not hold.
 """
 
 import json
@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from figures import Table
-from processes import Run, peak, run
+from processes import Run, run
 
 _GB = 1e9
 _PIECE = 64 << 20
+_TOOLS = Path(__file__).parent / "peers/tools.py"
 _CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -64,8 +65,8 @@ def measure() -> Table:
 def _run(folder: Path, target: Path) -> tuple[Run, int]:
     """Return the process, and the bytes that it wrote."""
     target.mkdir()
-    done = run([sys.executable, __file__, folder, target])
-    return done, sum(file.stat().st_size for file in (target / "int4").iterdir())
+    done = run([sys.executable, _TOOLS, "checkpoint ours", folder, target / "model.onnx"])
+    return done, sum(file.stat().st_size for file in target.glob("model.onnx*"))
 
 
 def _make(folder: Path) -> int:
@@ -126,23 +127,3 @@ def _seconds_to_write(file: Path, size: int) -> float:
             opened.write(piece[: min(left, _PIECE)])
         os.fsync(opened.fileno())
     return time.monotonic() - started
-
-
-def _optimize(folder: Path, target: Path) -> None:
-    from trimtab_api.spec import ModelFormat, ModelSource
-    from trimtab_optimizer.importers import import_source
-    from trimtab_optimizer.passes.referring import export_referring
-    from trimtab_optimizer.streaming.rewrite import rewrite
-    from trimtab_optimizer.streaming.schemes import Blockwise
-
-    wanted = ModelSource(uri="oci://bench/llama:v1", format=ModelFormat.HUGGINGFACE)
-    model = import_source(wanted, folder, target / "imported")
-    for name in ("onnx", "int4"):
-        (target / name).mkdir()
-    export_referring(model, target / "onnx", seed=0)
-    rewrite(target / "onnx/model.onnx", target / "int4/model.onnx", Blockwise(4, 32, False), key="as the Job does")
-
-
-if __name__ == "__main__":
-    _optimize(Path(sys.argv[1]), Path(sys.argv[2]))
-    print(peak())

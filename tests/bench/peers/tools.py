@@ -42,7 +42,7 @@ def _ours_checkpoint(source: Path, target: Path) -> None:
     graph = target.parent / "graph"
     graph.mkdir()
     export_referring(model, graph, seed=0)
-    rewrite(graph / "model.onnx", target, Blockwise(4, _BLOCK, False))
+    rewrite(graph / "model.onnx", target, Blockwise(4, _BLOCK, False), key="as the Job does, with a journal")
 
 
 def _olive_int8(source: Path, target: Path) -> None:
