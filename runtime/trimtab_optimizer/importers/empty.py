@@ -51,13 +51,18 @@ def check_empty(model: Model) -> None:
 
 def empty_module(model: Model) -> nn.Module:
     """Return the module of a package, without values. Raises InvalidPackage."""
-    with _without_values():
-        module = build_module(model)
+    module = bare_module(model)
     if model.package.structure:
         with torch.device("meta"):
             shrink(module, structure_of(model), model.weights)
     _pretend(module)
     return module.eval()
+
+
+def bare_module(model: Model) -> nn.Module:
+    """Return the module as the code of a package builds it, with parameters on the meta device."""
+    with _without_values():
+        return build_module(model)
 
 
 def stored_tensors(module: nn.Module, header: Mapping[str, Any], file: str) -> dict[str, Any]:

@@ -57,12 +57,17 @@ def structure_of(model: Model) -> Structure:
 
 def save_module(base: Model, module: nn.Module, sparse: tuple[str, ...], target: Path) -> Model:
     """Write a module that was changed as a package of its own, with the code of the package that it comes from."""
+    made = save_structure(base, Structure(sizes=sizes_changed(build_module(base), module), sparse=sparse), target)
+    safetensors.torch.save_model(module, str(target / WEIGHTS_FILE))
+    return made
+
+
+def save_structure(base: Model, structure: Structure, target: Path) -> Model:
+    """Write a package with another structure, which lacks its weights: they are to go into WEIGHTS_FILE."""
     weights = base.weights
     shutil.copytree(
         base.folder, target, ignore=lambda folder, names: [weights.name] if folder == str(weights.parent) else []
     )
-    safetensors.torch.save_model(module, str(target / WEIGHTS_FILE))
-    structure = Structure(sizes=sizes_changed(build_module(base), module), sparse=sparse)
     (target / STRUCTURE_FILE).write_text(canonical_json(structure.to_dict()), encoding="utf-8")
     return write_package(target, base.package.model_copy(update={"weights": WEIGHTS_FILE, "structure": STRUCTURE_FILE}))
 

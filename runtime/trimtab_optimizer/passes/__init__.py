@@ -18,6 +18,7 @@ from trimtab_optimizer.passes.distill import distill
 from trimtab_optimizer.passes.prune import prune
 from trimtab_optimizer.passes.quantize import quantize
 from trimtab_optimizer.passes.quantize_litert import why_not_on_litert
+from trimtab_optimizer.passes.static_int8 import is_large_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,15 @@ _LITERT: Final = 15.0
 def _of_pruning(item: OptimizationPass, model: Model) -> float:
     if not item.prune or not item.prune.trains:
         return 0.0
-    return _TRAINING if item.prune.fine_tune else _PRUNING
+    if item.prune.fine_tune:
+        return _TRAINING
+    return 0.0 if is_large(model) else _PRUNING
 
 
 def _of_quantization(item: OptimizationPass, model: Model) -> float:
-    return _CALIBRATION if item.quantize and item.quantize.mode in ("static", "auto") else 0.0
+    mode = item.quantize.mode if item.quantize else None
+    holds = mode == "auto" or (mode == "static" and not is_large_graph(model))
+    return _CALIBRATION if holds else 0.0
 
 
 def _of_conversion(item: OptimizationPass, model: Model) -> float:

@@ -17,11 +17,13 @@ from trimtab_api.contract import canonical_json
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import STRUCTURE_FILE
 from trimtab_api.spec import ModelFormat, OptimizationPass, Prune
+from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.importers.pytorch import load_module, save_module, structure_of
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.reweighing import reweigh
-from trimtab_optimizer.pruning.structured import cut_channels
+from trimtab_optimizer.pruning.streamed import cut_stored_channels
+from trimtab_optimizer.pruning.structured import Cut, cut_channels, importance_of
 from trimtab_optimizer.streaming.edits import zero_smallest
 from trimtab_optimizer.streaming.magnitudes import by_chance, by_magnitude
 from trimtab_optimizer.streaming.reweigh import Choice, Reweighed
@@ -49,19 +51,9 @@ def prune(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
 
 
 def _structured(options: Prune, model: Model, work: Workplace) -> Outcome:
-    module = load_module(model, work.allow_pickle)
-    if isinstance(module, fx.GraphModule):
-        raise PassFailed("prune: an exported program has no layers to take channels from; use structure: unstructured")
-    sparse = structure_of(model).sparse
     histories: list[History] = []
-
-    def between(pruned: nn.Module) -> None:
-        if options.fine_tune:
-            histories.append(_fine_tune(options, pruned, model, work, masks_of(pruned, sparse)))
-
-    inputs = tuple(torch.from_numpy(v) for v in example_inputs(model.package.inputs, _EXAMPLE_ROWS, work.seed).values())
-    cut = cut_channels(module, inputs, model.package, options, between)
-    made = save_module(model, module, sparse, work.target)
+    streams = is_large(model) and not options.fine_tune
+    made, cut = cut_stored_channels(options, model, work) if streams else _held(options, model, work, histories)
     notes = {
         "gain": "speed",
         "parametersBefore": cut.parameters_before,
@@ -71,6 +63,22 @@ def _structured(options: Prune, model: Model, work: Workplace) -> Outcome:
         "losses": [history.losses for history in histories],
     }
     return Outcome(made, notes)
+
+
+def _held(options: Prune, model: Model, work: Workplace, histories: list[History]) -> tuple[Model, Cut]:
+    """Cut a module that is held in memory, fine-tune it where that is asked for, and write it."""
+    module = load_module(model, work.allow_pickle)
+    if isinstance(module, fx.GraphModule):
+        raise PassFailed("prune: an exported program has no layers to take channels from; use structure: unstructured")
+    sparse = structure_of(model).sparse
+
+    def between(pruned: nn.Module) -> None:
+        if options.fine_tune:
+            histories.append(_fine_tune(options, pruned, model, work, masks_of(pruned, sparse)))
+
+    inputs = tuple(torch.from_numpy(v) for v in example_inputs(model.package.inputs, _EXAMPLE_ROWS, work.seed).values())
+    cut = cut_channels(module, inputs, model.package, options, importance_of(options.method, work.seed), between)
+    return save_module(model, module, sparse, work.target), cut
 
 
 def _fine_tune(options: Prune, module: nn.Module, model: Model, work: Workplace, masks: Masks) -> History:

@@ -10,9 +10,9 @@
 
 `mode: auto` makes int8 dynamic and static, measures both, and takes the faster.
 
-This is of ONNX; LiteRT has fewer choices (quantize_litert.py). Static quantization is ONNX Runtime's own. The others
-rewrite the graph weight by weight (trimtab_optimizer.streaming), in memory that does not grow with the model. Each is
-checked for an effect: a pass that changed nothing has failed.
+This is of ONNX; LiteRT has fewer choices (quantize_litert.py). Static quantization is ONNX Runtime's own where a graph
+can be held (static_int8.py). All else rewrites the graph weight by weight (trimtab_optimizer.streaming), in memory that
+does not grow with the model. Each is checked for an effect: a pass that changed nothing has failed.
 """
 
 import shutil
@@ -33,7 +33,7 @@ from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.quantize_litert import quantize_litert
 from trimtab_optimizer.passes.reweighing import with_dense_weights
-from trimtab_optimizer.passes.static_int8 import quantize_static_int8
+from trimtab_optimizer.passes.static_int8 import calibrated, is_large_graph, quantize_static_int8
 from trimtab_optimizer.streaming.kernels import BITS, BLOCK_SIZE, COLUMN_CODES, FULL_CODES
 from trimtab_optimizer.streaming.rewrite import Rewritten, rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
@@ -69,11 +69,10 @@ def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Ou
     work.target.mkdir(parents=True)
     target = work.target / ONNX_FILE
     notes: dict[str, object] = {"mode": mode, "gain": "storage" if options.dtype in _FLOATS else "speed"}
-    if mode == "static" and options.calibration and work.data:
-        samples = options.calibration.samples
-        quantize_static_int8(model.weights, target, work.scratch, work.data, samples, bool(options.full_range))
+    if mode == "static" and not is_large_graph(model):
+        quantize_static_int8(model.weights, target, work.scratch, *_calibration(options, work))
     else:
-        done = _rewrite(model, target, _scheme(options, mode), work)
+        done = _rewrite(model, target, _scheme(options, mode, model, work), work)
         if not done.changed:
             raise _changed_nothing(mode)
         notes |= {"matrices": len(done.changed), "leftAlone": list(done.left)}
@@ -118,9 +117,17 @@ def _mode(options: Quantize) -> str:
     return options.mode or ("dynamic" if options.dtype == "int8" else "weights")
 
 
-def _scheme(options: Quantize, mode: str) -> Scheme:
+def _calibration(options: Quantize, work: Workplace) -> tuple[Dataset, int, bool]:
+    assert options.calibration
+    assert work.data
+    return work.data, options.calibration.samples, bool(options.full_range)
+
+
+def _scheme(options: Quantize, mode: str, model: Model, work: Workplace) -> Scheme:
     if options.dtype in _FLOATS:
         return _FLOATS[options.dtype]
+    if mode == "static":
+        return calibrated(model.weights, work.scratch, *_calibration(options, work))
     if mode == "dynamic":
         return DynamicInt8(FULL_CODES if options.full_range else COLUMN_CODES)
     return Blockwise(BITS[options.dtype], options.block_size or BLOCK_SIZE, bool(options.symmetric))

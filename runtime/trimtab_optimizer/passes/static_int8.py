@@ -1,6 +1,7 @@
-"""int8 weights and activations with ranges from calibration data, by ONNX Runtime.
+"""int8 weights and activations with ranges from calibration data.
 
-Unsigned activations and signed weights per channel: the fastest on x86 CPUs.
+Unsigned activations and signed weights per channel: the fastest on x86 CPUs. ONNX Runtime's own tools do it where a
+graph can be held. Of larger ones the ranges are measured layer by layer and the weights streamed, of matrix products.
 """
 
 import shutil
@@ -21,10 +22,35 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from trimtab_api.errors import PassFailed
+from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.data import Dataset
+from trimtab_optimizer.importers import empty
+from trimtab_optimizer.package import Model
+from trimtab_optimizer.streaming.kernels import COLUMN_CODES, FULL_CODES
+from trimtab_optimizer.streaming.rewrite import find_matrices
+from trimtab_optimizer.streaming.segments import ranges_of
+from trimtab_optimizer.streaming.static import StaticInt8
 
 _BATCH: Final = 32
-_LARGEST_INLINE: Final = 1 << 30
+
+
+def is_large_graph(model: Model) -> bool:
+    """Tell whether a model is a graph that has more bytes of weights than are held."""
+    if model.package.format is not ModelFormat.ONNX:
+        return False
+    graph = onnx.load(model.weights, load_external_data=False).graph
+    return sum(int(np.prod(tensor.dims, dtype=np.int64)) * 4 for tensor in graph.initializer) > empty.LARGEST_HELD
+
+
+def calibrated(source: Path, scratch: Path, calibration: Dataset, samples: int, full_range: bool) -> StaticInt8:
+    """Return the scheme for a graph that is too large to be held. Raises PassFailed and InvalidData."""
+    graph = onnx.load(source, load_external_data=False).graph
+    products = find_matrices(graph, source.parent)
+    read = {node.input[0] for node in graph.node if node.output and node.output[0] in products}
+    waiting = scratch / "activations"
+    waiting.mkdir()
+    ranges = ranges_of(source, read, calibration.batches(_BATCH, samples), waiting)
+    return StaticInt8(ranges, FULL_CODES if full_range else COLUMN_CODES)
 
 
 def quantize_static_int8(
@@ -46,14 +72,13 @@ def quantize_static_int8(
             per_channel=True,
             reduce_range=not full_range,  # see COLUMN_CODES in streaming/kernels.py
             calibrate_method=CalibrationMethod.MinMax,
-            use_external_data_format=_has_large_weights(prepared),
         )
     except Exception as error:
         raise PassFailed(f"quantize (static) failed: {_flat(error)}") from error
 
 
 def _whole(source: Path, folder: Path) -> Path:
-    """Return a graph of files that only it has, its tensors within it as long as they fit.
+    """Return a graph with its tensors within it.
 
     ONNX Runtime's tools write the graph elsewhere and then look for the tensors beside it, and the onnx package reads
     no file that has a second name.
@@ -62,17 +87,15 @@ def _whole(source: Path, folder: Path) -> Path:
     if all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
         return source
     shutil.copytree(source.parent, folder)
-    copied = folder / source.name
-    onnx.save(onnx.load(copied), copied, save_as_external_data=_has_large_weights(source), location="whole.data")
-    return copied
+    onnx.save(onnx.load(folder / source.name), folder / source.name)
+    return folder / source.name
 
 
 def _prepare(source: Path, target: Path) -> Path:
     """Infer shapes and fold constants. Symbolic inference does not know every operator, so it may be left out."""
-    large = _has_large_weights(source)
     for skip_symbolic in (False, True):
         try:
-            quant_pre_process(source, target, skip_symbolic_shape=skip_symbolic, save_as_external_data=large)
+            quant_pre_process(source, target, skip_symbolic_shape=skip_symbolic)
             return target
         except Exception as error:
             if skip_symbolic:
@@ -88,12 +111,6 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         return next(self._batches, None)
-
-
-def _has_large_weights(path: Path) -> bool:
-    graph = onnx.load(path, load_external_data=False).graph
-    sizes = (int(np.prod(tensor.dims, dtype=np.int64)) * 4 for tensor in graph.initializer)
-    return sum(sizes) > _LARGEST_INLINE
 
 
 def _flat(error: BaseException) -> str:

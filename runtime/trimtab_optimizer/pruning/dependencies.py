@@ -7,9 +7,10 @@ and no values, and the copy is run: a group whose loss breaks the module, or cha
 """
 
 import copy
+import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,7 @@ from trimtab_optimizer.importers.pytorch import ordered_outputs
 
 ROOTS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
+_CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _HEAD_COUNTS: Final = ("num_heads", "n_heads", "n_head", "num_attention_heads", "heads")
 _PROJECTION: Final = re.compile(r"(to_)?(q|k|v|qkv|query|key|value|query_key_value)(_proj|_lin)?")
 
@@ -60,27 +62,59 @@ def fixed_layers(
 ) -> dict[str, str]:
     """Return the layers that cannot lose channels, by name, with the reason. Those in `apart` are not tried."""
     names = {part: name for name, part in module.named_modules()}
-    device = _device_of_trials(module, inputs)
-    tried = tuple(value.to(device) for value in inputs)
+    owners = dict(_owners(module))
     found: dict[str, str] = {}
+    tried_before: dict[object, str | None] = {}
     with quietly():
+        device = _device_of_trials(module, inputs)
+        tried = tuple(value.to(device) for value in inputs)
         graph = tp.DependencyGraph().build_dependency(module, inputs)
         for group in graph.get_all_groups(root_module_types=list(ROOTS)):
             root, handler = group[0].dep.target.module, group[0].dep.handler
             if root in apart or root not in names:
                 continue
-            reason = _reason(module, names[root], handler, len(group[0].idxs), tried, package)
-            if reason:
+            kind = tuple(_kind(item, owners) for item in group)
+            if kind not in tried_before:
+                tried_before[kind] = _reason(module, names[root], handler, len(group[0].idxs), tried, package)
+            if reason := tried_before[kind]:
                 found[names[root]] = reason
     return found
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep the tracer's warnings about parameters of their own out of the log."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Keep out of the log what the tracer says of parameters of their own, and torch of trials that fail."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
+
+
+def _owners(module: nn.Module) -> Iterator[tuple[nn.Module, tuple[object, str]]]:
+    """Yield each layer with whose code calls it, and its name there: the class of the nearest module that has code.
+
+    Blocks of a class run the same code. So one trial tells of all groups that have the same layers of such blocks, and
+    deep networks are tried as fast as flat ones. Layers of the outermost module are its own.
+    """
+    parts = dict(module.named_modules())
+    for name, part in parts.items():
+        above = name.rpartition(".")[0]
+        while above and isinstance(parts[above], _CONTAINERS):
+            above = above.rpartition(".")[0]
+        yield part, (type(parts[above]) if above else None, name[len(above) :])
+
+
+def _kind(item: Any, owners: Mapping[nn.Module, tuple[object, str]]) -> object:
+    """Return what is alike of a layer and of one of another block: its place, what it loses, and its size."""
+    part, handler = item.dep.target.module, item.dep.handler.__name__
+    place = owners.get(part) if isinstance(part, nn.Module) else None
+    weight = getattr(part, "weight", None)
+    return place or type(part), handler, len(item.idxs), None if weight is None else tuple(weight.shape)
 
 
 def _device_of_trials(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
@@ -103,7 +137,9 @@ def _reason(
     """Say why a layer cannot lose half its channels, or None where it can."""
     if channels < 2:
         return "it has one channel"
-    trial = copy.deepcopy(module).to(inputs[0].device)
+    trial = copy.deepcopy(module)
+    if inputs[0].is_meta:  # else the module is where the inputs are
+        trial = trial.to("meta")
     root = trial.get_submodule(name)
     try:
         expected = [value.shape for value in ordered_outputs(trial(*inputs), package)]

@@ -8,17 +8,13 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from trimtab_api.errors import PassFailed
+from trimtab_api.errors import PassFailed, TrimtabError
 from trimtab_api.package import ModelPackage
 from trimtab_api.spec import Prune
 from trimtab_optimizer.pruning.dependencies import ROOTS, Attention, attentions_of, fixed_layers, quietly
 
 _ROUND_TO: Final = 8  # kernels work on so many channels at once
-_IMPORTANCE: Final[dict[str, Callable[[], Any]]] = {
-    "l1": lambda: tp.importance.MagnitudeImportance(p=1),
-    "l2": lambda: tp.importance.MagnitudeImportance(p=2),
-    "random": tp.importance.RandomImportance,
-}
+POWERS: Final = {"l1": 1, "l2": 2}  # of magnitudes; what is not named here goes by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +32,19 @@ def cut_channels(
     inputs: tuple[torch.Tensor, ...],
     package: ModelPackage,
     options: Prune,
-    between: Callable[[nn.Module], None],
+    importance: Any,
+    between: Callable[[nn.Module], None] = lambda module: None,
 ) -> Cut:
     """Prune a module in place, `iterations` times a part of `amount`, each followed by `between`.
+
+    `importance` gives scores to the channels of a group, as torch-pruning has it.
 
     Raises PassFailed for layers that do not exist, for a module that cannot be traced, and where nothing could be cut.
     """
     before = _parameters(module)
     attentions = attentions_of(module) if options.attention_heads else []
     left = _left_alone(module, inputs, package, options, attentions)
-    pruner = _pruner(module, inputs, options, attentions, [module.get_submodule(name) for name in left])
+    pruner = _pruner(module, inputs, options, importance, attentions, [module.get_submodule(name) for name in left])
     for _ in range(options.iterations or 1):
         _step(pruner, attentions)
         between(module)
@@ -54,6 +53,23 @@ def cut_channels(
     names = {part: name for name, part in module.named_modules()}
     heads = {names[item.module]: item.heads for item in attentions}
     return Cut(before, _parameters(module), left, heads)
+
+
+def importance_of(method: str, seed: int) -> Any:
+    """Return what gives scores to channels, by the values of a module or by chance."""
+    power = POWERS.get(method)
+    return tp.importance.MagnitudeImportance(p=power) if power else _Chance(seed)
+
+
+class _Chance(tp.importance.Importance):  # type: ignore[misc]
+    """Scores by chance, which follow from the seed alone: not from what the module's code drew before."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, group: Any) -> torch.Tensor:
+        """Return a score for each channel of a group."""
+        return torch.rand(len(group[0].idxs), generator=self._generator)
 
 
 def _check_names(module: nn.Module, ignored: tuple[str, ...]) -> None:
@@ -90,6 +106,7 @@ def _pruner(
     module: nn.Module,
     inputs: tuple[torch.Tensor, ...],
     options: Prune,
+    importance: Any,
     attentions: list[Attention],
     ignored: list[nn.Module],
 ) -> Any:
@@ -97,7 +114,7 @@ def _pruner(
         return tp.pruner.BasePruner(
             module,
             inputs,
-            importance=_IMPORTANCE[options.method](),
+            importance=importance,
             global_pruning=options.scope == "global",
             pruning_ratio=options.amount,
             # In the global order a layer may lose nearly all it has, and the module with it.
@@ -117,6 +134,8 @@ def _step(pruner: Any, attentions: list[Attention]) -> None:
     try:
         with quietly():
             pruner.step()
+    except TrimtabError:  # of what reads the weights
+        raise
     except Exception as error:
         raise _untraceable(error) from error
     for item in attentions:

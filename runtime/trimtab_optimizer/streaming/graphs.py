@@ -14,9 +14,24 @@ def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
     """Yield every node, also those of branches and loops."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from all_nodes(inner)
+        for inner in _inner_graphs(node):
+            yield from all_nodes(inner)
+
+
+def values_read(node: NodeProto) -> Iterator[str]:
+    """Yield the names that a node reads, its branches and loops included; of those some are their own."""
+    yield from (name for name in node.input if name)
+    for graph in _inner_graphs(node):
+        for inner in all_nodes(graph):
+            yield from (name for name in inner.input if name)
+        yield from (value.name for value in graph.output)
+
+
+def _inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        yield from attribute.graphs
+        if attribute.HasField("g"):
+            yield attribute.g
 
 
 def free_prefix(graph: GraphProto) -> str:

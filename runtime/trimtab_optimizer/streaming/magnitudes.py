@@ -56,26 +56,27 @@ def magnitude(score: int) -> float:
 
 def strips(weight: Weight) -> Iterator[tuple[int, Floats]]:
     """Yield a weight piece by piece, with the position of each piece's first value."""
-    for rows in _parts(weight):
+    for rows in pieces(weight):
         yield rows.start * weight.columns, weight.read(rows)
 
 
 def ranked(weights: Sequence[Weight], scoring: Scoring, rank: int) -> int:
     """Return the score at a rank, counted from 0 at the smallest, over all weights together."""
-    pieces = [(weight, rows) for weight in weights for rows in _parts(weight)]
-    upper = _histogram(pieces, scoring, None)
+    parts = [(weight, rows) for weight in weights for rows in pieces(weight)]
+    upper = _histogram(parts, scoring, None)
     bucket = int(np.searchsorted(np.cumsum(upper), rank, side="right"))
     below = int(upper[:bucket].sum())
-    lower = _histogram(pieces, scoring, bucket)
+    lower = _histogram(parts, scoring, bucket)
     return (bucket << 16) | int(np.searchsorted(np.cumsum(lower), rank - below, side="right"))
 
 
-def _parts(weight: Weight) -> list[range]:
-    step = max(1, _STRIP // weight.columns)
+def pieces(weight: Weight) -> list[range]:
+    """Return the rows of a weight in pieces of about a million values."""
+    step = max(1, _STRIP // max(1, weight.columns))
     return [range(start, min(start + step, weight.rows)) for start in range(0, weight.rows, step)]
 
 
-def _histogram(pieces: list[tuple[Weight, range]], scoring: Scoring, bucket: int | None) -> NDArray[np.int64]:
+def _histogram(parts: list[tuple[Weight, range]], scoring: Scoring, bucket: int | None) -> NDArray[np.int64]:
     """Count scores by their upper half, or those of one bucket by their lower half; each thread counts for itself."""
 
     def count(own: list[tuple[Weight, range]]) -> NDArray[np.int64]:
@@ -91,6 +92,6 @@ def _histogram(pieces: list[tuple[Weight, range]], scoring: Scoring, bucket: int
     threads = thread_count()
     with ThreadPoolExecutor(threads) as pool:
         total: NDArray[np.int64] = sum(
-            pool.map(count, (pieces[n::threads] for n in range(threads))), np.zeros(_BUCKETS, np.int64)
+            pool.map(count, (parts[n::threads] for n in range(threads))), np.zeros(_BUCKETS, np.int64)
         )
     return total

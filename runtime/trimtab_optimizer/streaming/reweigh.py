@@ -1,11 +1,11 @@
 """Write a model with other values in its weights: ONNX (dense, or sparse where that is smaller) and safetensors."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +18,6 @@ from trimtab_optimizer.streaming.edits import Edit, Unchanged
 from trimtab_optimizer.streaming.graphs import all_nodes, free_prefix, opset_of
 from trimtab_optimizer.streaming.magnitudes import strips
 from trimtab_optimizer.streaming.output import Output, Place
-from trimtab_optimizer.streaming.shards import read_header
 from trimtab_optimizer.streaming.sparse import (
     OPSET,
     Packed,
@@ -29,14 +28,10 @@ from trimtab_optimizer.streaming.sparse import (
     remember,
     unpack,
 )
-from trimtab_optimizer.streaming.weights import Weight, weight_of
+from trimtab_optimizer.streaming.weights import Weight, stored_weights, weight_of
 
 _READERS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
-_DTYPES: Final[dict[str, np.dtype[Any]]] = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+_FLOATS: Final = frozenset({np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
 
 Choice = Callable[[Sequence[Weight]], Edit]
 
@@ -83,7 +78,8 @@ def store_sparse(file: Path, scratch: Path) -> tuple[str, ...]:
 
 def reweigh_safetensors(source: Path, target: Path, choose: Choice, ignored: tuple[str, ...]) -> Reweighed:
     """Write a safetensors file with the edit that `choose` makes of its matrices. Raises as reweigh_onnx does."""
-    weights = _chosen_weights(list(_stored_weights(source)), ignored)
+    stored = stored_weights(source).values()
+    weights = _chosen_weights([item for item in stored if len(item.dims) > 1 and item.dtype in _FLOATS], ignored)
     edit = choose(weights)
     shutil.copyfile(source, target)
     carry_out([partial(_overwrite, weight, edit, target) for weight in weights])
@@ -153,15 +149,6 @@ def _reweighed(weights: Sequence[Weight], kept: Mapping[str, int], sparse: tuple
 def _fill(weight: Weight, edit: Edit, output: Output, place: Place) -> None:
     for start, values in strips(weight):
         output.write(place, start * 4, edit.apply(weight, start, values))
-
-
-def _stored_weights(file: Path) -> Iterator[Weight]:
-    """Yield the float matrices of a safetensors file."""
-    begin, header = read_header(file)
-    for name, item in sorted(header.items()):
-        if len(item["shape"]) > 1 and item["dtype"] in _DTYPES:
-            start = begin + item["data_offsets"][0]
-            yield Weight(name, tuple(item["shape"]), _DTYPES[item["dtype"]], file, start, None)
 
 
 def _overwrite(weight: Weight, edit: Edit, target: Path) -> None:

@@ -45,6 +45,13 @@ def read_header(file: Path) -> tuple[int, dict[str, Any]]:
     return 8 + length, dict(header)
 
 
+def encode_header(header: dict[str, Any]) -> bytes:
+    """Return the bytes before the first tensor of a safetensors file."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
 def merge_shards(index: Path, target: Path) -> None:
     """Write the tensors of all shards that an index names into one file. Raises InvalidPackage naming a bad shard."""
     try:
@@ -59,10 +66,8 @@ def merge_shards(index: Path, target: Path) -> None:
             start, stop = item["data_offsets"]
             header[name] = item | {"data_offsets": [end + start, end + stop]}
         end += max((item["data_offsets"][1] for item in tensors.values()), default=0)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     with target.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(encode_header(header))
         for shard, begin, _ in shards:
             with shard.open("rb") as stored:
                 stored.seek(begin)

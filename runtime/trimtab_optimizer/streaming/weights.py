@@ -1,16 +1,31 @@
-"""Constant tensors of a graph, wherever their bytes are: read piece by piece, as float32."""
+"""Tensors of a graph or of a safetensors file, wherever their bytes are: read piece by piece."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab_api.errors import InvalidPackage
 from trimtab_optimizer.streaming.kernels import Floats, to_float32
+from trimtab_optimizer.streaming.shards import read_header
+
+STORED: Final[dict[str, np.dtype[Any]]] = {  # what safetensors calls a type
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +58,17 @@ class Weight:
     def read(self, rows: range, columns: range | None = None) -> Floats:
         """Return a part as float32. Raises InvalidPackage where the file ends before it or it holds no numbers."""
         wanted = range(self.columns) if columns is None else columns
-        if self.inline is not None:
-            part = self.inline.reshape(self.rows, self.columns)[rows.start : rows.stop, wanted.start : wanted.stop]
-        else:
-            part = self._read_file(rows, wanted)
-        found = to_float32(part)
+        found = to_float32(self._read(rows, wanted))
         # A sum is no number as soon as one of its parts is none, and much cheaper than to look at each of them.
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = not np.isfinite(found.sum())
         if suspicious and not np.isfinite(found).all():
             raise InvalidPackage(f"tensor {self.name} holds NaN or infinity; train or export the model again")
         return found
+
+    def read_stored(self, rows: range) -> NDArray[Any]:
+        """Return whole rows in the type that they are stored in. Raises InvalidPackage where the file ends before."""
+        return self._read(rows, range(self.columns))
 
     def read_raw(self, start: int, length: int) -> bytes:
         """Return bytes of the tensor as they are. Raises InvalidPackage where the file ends before."""
@@ -65,6 +80,11 @@ class Weight:
         if len(found) != length:
             raise self._truncated()
         return found
+
+    def _read(self, rows: range, columns: range) -> NDArray[Any]:
+        if self.inline is None:
+            return self._read_file(rows, columns)
+        return self.inline.reshape(self.rows, self.columns)[rows.start : rows.stop, columns.start : columns.stop]
 
     def _read_file(self, rows: range, columns: range) -> NDArray[Any]:
         found = np.empty((len(rows), len(columns)), self.dtype)
@@ -90,6 +110,16 @@ def weight_of(tensor: TensorProto, folder: Path) -> Weight:
     if tensor.data_location != TensorProto.EXTERNAL:
         return Weight(tensor.name, dims, dtype, None, 0, numpy_helper.to_array(tensor))
     return _external(tensor, dims, dtype, folder)
+
+
+def stored_weights(file: Path) -> dict[str, Weight]:
+    """Return the tensors of a safetensors file by name, of types that numpy has. Raises InvalidPackage."""
+    begin, header = read_header(file)
+    return {
+        name: Weight(name, tuple(item["shape"]), STORED[item["dtype"]], file, begin + item["data_offsets"][0], None)
+        for name, item in sorted(header.items())
+        if item["dtype"] in STORED
+    }
 
 
 def stored_bytes(tensor: TensorProto, folder: Path) -> Weight:

@@ -1,11 +1,13 @@
 """Models beyond what one protobuf file can hold: weights beside the graph, through every pass."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from trimtab_optimizer.importers import empty
+from trimtab_optimizer.streaming import output
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "static"])
@@ -18,9 +20,8 @@ def test_weights_beyond_the_limit_of_protobuf_go_beside_the_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A gigabyte of weights for every test run would be too much.
-    for place in ("passes.onnx_export", "passes.static_int8", "streaming.output"):
-        module = importlib.import_module(f"trimtab_optimizer.{place}")
-        monkeypatch.setattr(module, "_LARGEST_INLINE", 50_000)
+    monkeypatch.setattr(empty, "LARGEST_HELD", 50_000)
+    monkeypatch.setattr(output, "_LARGEST_INLINE", 50_000)
     quantize = {"mode": mode} | ({"calibration": {"uri": digits["train"]}} if mode == "static" else {})
     passes = [{"convert": {}}, {"quantize": quantize}]
 
