@@ -1,14 +1,19 @@
 """Measure a model: what its answers are worth, the time it takes, the size on disk.
 
-Source and result go through the same code. What cannot be computed is absent, with a note that says why: an absent
-figure is no verdict, and no verdict is never a pass.
+Source and result go through the same code. A graph that is too large for the memory answers layer by layer, untimed.
+What cannot be computed is absent, with a note that says why: an absent figure is no verdict, and no verdict is never a
+pass.
 """
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
+
+from numpy.typing import NDArray
 
 from trimtab_api.report import (
     METRIC_ACCURACY,
@@ -18,6 +23,7 @@ from trimtab_api.report import (
     METRIC_SIZE,
     MeasuredMetric,
 )
+from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.labels import Task, task_of
 from trimtab_optimizer.measuring.answers import Answers
@@ -25,11 +31,13 @@ from trimtab_optimizer.measuring.comparison import Details, compare_answers, det
 from trimtab_optimizer.measuring.latency import batch_p95, row_p95, rows_to_time
 from trimtab_optimizer.measuring.meters import Classes, Errors, Likelihood, Meter, Vectors
 from trimtab_optimizer.measuring.own import Metric, OwnMetrics
-from trimtab_optimizer.memory import lacks_memory
+from trimtab_optimizer.memory import lacks_memory, lacks_memory_by_layers
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.predict import Predictor, one_thread, predictor_of
+from trimtab_optimizer.streaming.segments import answers_of
 
 _BATCH: Final = 64
+_BATCH_BY_LAYERS: Final = 16  # rows whose values between two layers are held
 _LARGEST_ANSWER: Final = 64 << 20  # bytes of the answers to a batch: a row may give a vocabulary for each token
 _NO_DATA: Final = "no evaluation data: set spec.evaluation.data"
 _NO_METRICS: Final[Mapping[str, Metric]] = MappingProxyType({})
@@ -51,7 +59,9 @@ def measure(
     """Measure one model on one thread, also by metrics of its package. Without data, times are of made-up rows."""
     why = lacks_memory(model)
     if why:
-        return Figures(model.size_bytes(), None, None, _no_answers(own, why))
+        by_layers = data and model.package.format is ModelFormat.ONNX and not lacks_memory_by_layers(model)
+        answers = _ask_by_layers(model, data, own) if data and by_layers else _no_answers(own, why)
+        return Figures(model.size_bytes(), None, None, answers)
     with one_thread():
         predictor = predictor_of(model, allow_pickle)
         rows = rows_to_time(data, model.package, seed)
@@ -93,10 +103,24 @@ def _no_answers(own: Mapping[str, Metric], why: str) -> Answers:
 
 def _ask(predictor: Predictor, data: Dataset, model: Model, own: Mapping[str, Metric]) -> Answers:
     """Let a model answer all rows."""
-    meters = [*_meters(data, model), *([OwnMetrics(own, model.package)] if own else [])]
     size = _batch_size(predictor, data)
-    for batch, labels in zip(data.batches(size), data.labels_of(size), strict=True):
-        outputs = predictor.predict(batch)
+    return _judge(map(predictor.predict, data.batches(size)), size, data, model, own)
+
+
+def _ask_by_layers(model: Model, data: Dataset, own: Mapping[str, Metric]) -> Answers:
+    """Let a graph that cannot be loaded answer all rows."""
+    outputs = [tensor.name for tensor in model.package.outputs]
+    with tempfile.TemporaryDirectory() as scratch:
+        answers = answers_of(model.weights, outputs, data.batches(_BATCH_BY_LAYERS), Path(scratch))
+        return _judge(answers, _BATCH_BY_LAYERS, data, model, own)
+
+
+def _judge(
+    answers: Iterable[list[NDArray[Any]]], size: int, data: Dataset, model: Model, own: Mapping[str, Metric]
+) -> Answers:
+    """Return what the answers are worth, to rows of which `size` were asked at a time."""
+    meters = [*_meters(data, model), *([OwnMetrics(own, model.package)] if own else [])]
+    for outputs, labels in zip(answers, data.labels_of(size), strict=True):
         for meter in meters:
             meter.add(outputs, labels)
     return reduce(Answers.joined, (meter.read() for meter in meters), Answers())

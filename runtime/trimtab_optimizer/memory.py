@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Final
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from trimtab_api.errors import InsufficientMemory
 from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.package import Model
+from trimtab_optimizer.streaming.segments import LARGEST, width_of
 from trimtab_optimizer.streaming.shards import read_header
 
 LIBRARIES: Final = 400 << 20
 TENSORFLOW: Final = 1 << 30  # of the process that converts to LiteRT, besides the weights
 
 _COPIES: Final = 2  # of a weight that ONNX Runtime holds while it loads a model: as it is read, and as kernels want it
-_HALVES: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})  # computed in float32
 
 _LIMITS: Final = (  # of the container: cgroup v2, then v1
     Path("/sys/fs/cgroup/memory.max"),
@@ -47,7 +47,17 @@ def check_memory(name: str, weights: int, factor: float, limit: int | None = Non
 
 def lacks_memory(*models: Model) -> str | None:
     """Say why models cannot be run side by side to measure them, or return None where there is memory for it."""
-    need, limit = LIBRARIES + sum(_loaded_bytes(model) for model in models), memory_limit()
+    return _lacks(sum(_loaded_bytes(model) for model in models))
+
+
+def lacks_memory_by_layers(model: Model) -> str | None:
+    """Say why a graph cannot be run layer by layer either, or return None where there is memory for it."""
+    sizes = [_held_bytes(tensor) for tensor in onnx.load(model.weights, load_external_data=False).graph.initializer]
+    return _lacks(_COPIES * min(sum(sizes), max(LARGEST, *sizes)))
+
+
+def _lacks(bytes_held: int) -> str | None:
+    need, limit = LIBRARIES + bytes_held, memory_limit()
     if need <= limit:
         return None
     return (
@@ -64,15 +74,14 @@ def memory_limit() -> int:
 
 def _loaded_bytes(model: Model) -> int:
     if model.package.format is ModelFormat.ONNX:
-        tensors = onnx.load(model.weights, load_external_data=False).graph.initializer
-        return _COPIES * sum(math.prod(item.dims) * _width(item.data_type) for item in tensors)
+        return _COPIES * sum(map(_held_bytes, onnx.load(model.weights, load_external_data=False).graph.initializer))
     if model.weights.suffix != ".safetensors":
         return model.size_bytes()
     return sum(4 * math.prod(item["shape"]) for item in read_header(model.weights)[1].values())
 
 
-def _width(data_type: int) -> int:
-    return 4 if data_type in _HALVES else helper.tensor_dtype_to_np_dtype(data_type).itemsize
+def _held_bytes(tensor: TensorProto) -> int:
+    return math.prod(tensor.dims) * width_of(tensor.data_type)
 
 
 def _read(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Run a graph that is too large to be loaded: some layers at a time, for all rows, to learn what values it computes.
+"""Run a graph that is too large to be loaded: some layers at a time, for all rows.
 
 Each segment is loaded once. What later ones read of it waits on the disk, batch by batch, until the last reader had it.
 So memory is that of one segment and one batch, however large the model is. (The order of loops, layers outside and rows
@@ -6,7 +6,7 @@ inside, is also that of GPTQ, Frantar et al. 2022, arXiv:2210.17323.)
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -56,21 +56,43 @@ def ranges_of(
 
     Raises PassFailed for a graph that cannot be run so, and InvalidData for values that are no numbers.
     """
-    model = onnx.load(file, load_external_data=False)
+    waiting = _Waiting(scratch)
+    found = _run(file, waiting.fill(batches), waiting, set(names), largest)
+    waiting.keep_only(())
+    return found
+
+
+def answers_of(
+    file: Path, outputs: Sequence[str], batches: Iterable[Arrays], scratch: Path, largest: int = LARGEST
+) -> Iterator[list[NDArray[Any]]]:
+    """Yield outputs of a graph, batch by batch, once all are computed. Raises PassFailed."""
     waiting = _Waiting(scratch)
     rounds = waiting.fill(batches)
+    _run(file, rounds, waiting, frozenset(), largest)
+    for batch in range(rounds):
+        yield [waiting.read(batch, name) for name in outputs]
+
+
+def _run(file: Path, rounds: int, waiting: "_Waiting", measured: Set[str], largest: int) -> dict[str, Range]:
+    """Run all batches that wait; the outputs of the graph wait in their place afterwards."""
+    model = onnx.load(file, load_external_data=False)
     segments = segments_of(model.graph, largest)
+    outputs = {value.name for value in model.graph.output}
     found: dict[str, Range] = {}
     for number, segment in enumerate(segments):
-        session = _Session(model, segment, _read_by(segment.nodes) & set(names), waiting.types, file.parent)
+        session = _Session(model, segment, _read_by(segment.nodes) & measured, waiting.types, file.parent)
         for batch in range(rounds):
-            given = {name: waiting.read(batch, name) for name in segment.takes}
-            values, ranges = session.run(given)
+            values, ranges = session.run({name: waiting.read(batch, name) for name in segment.takes})
             for name, array in values.items():
                 waiting.keep(batch, name, array)
             found |= {name: span.joined(found.get(name, span)) for name, span in ranges.items()}
-        waiting.keep_only({name for later in segments[number + 1 :] for name in later.takes})
+        waiting.keep_only(outputs.union(*(later.takes for later in segments[number + 1 :])))
     return found
+
+
+def width_of(data_type: int) -> int:
+    """Return the bytes of a number of a constant, once it is loaded."""
+    return 4 if data_type in _HALVES else helper.tensor_dtype_to_np_dtype(data_type).itemsize
 
 
 def segments_of(graph: GraphProto, largest: int) -> list[Segment]:
@@ -80,7 +102,7 @@ def segments_of(graph: GraphProto, largest: int) -> list[Segment]:
     made_by = {name: number for number, nodes in enumerate(groups) for node in nodes for name in node.output if name}
     made_by |= {value.name: -1 for value in graph.input if value.name not in constants}
     takes = [sorted({n for n in _read_by(nodes) if made_by.get(n, i) < i}) for i, nodes in enumerate(groups)]
-    taken = {name for names in takes for name in names}
+    taken = {name for names in takes for name in names} | {value.name for value in graph.output}
     gives = [[name for node in nodes for name in node.output if name in taken] for nodes in groups]
     return [Segment(tuple(a), tuple(b), tuple(c)) for a, b, c in zip(groups, takes, gives, strict=True)]
 
@@ -100,8 +122,7 @@ def _groups(graph: GraphProto, largest: int) -> Iterator[list[NodeProto]]:
 
 
 def _size(tensor: TensorProto) -> int:
-    width = 4 if tensor.data_type in _HALVES else helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return int(np.prod(tensor.dims, dtype=np.int64)) * width
+    return int(np.prod(tensor.dims, dtype=np.int64)) * width_of(tensor.data_type)
 
 
 def _read_by(nodes: Sequence[NodeProto]) -> set[str]:
@@ -158,8 +179,6 @@ class _Session:
         made.graph.node.extend(_reductions(self._measured, self._ends))
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights
         options.add_session_config_entry(_FOLDER, str(folder))
         try:
             self._session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -202,4 +221,7 @@ def _reductions(measured: Sequence[str], ends: Sequence[str]) -> Iterator[NodePr
 
 def _cannot_run(error: BaseException) -> PassFailed:
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
-    return PassFailed(f"quantize (static) cannot run the graph layer by layer ({said}); use mode: dynamic")
+    return PassFailed(
+        f"the graph cannot be run layer by layer ({said}); calibrate with mode: dynamic, "
+        "or set spec.optimization.resources.limits.memory so that the model can be held"
+    )

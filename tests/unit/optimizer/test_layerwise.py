@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from trimtab_api.errors import InvalidData, PassFailed
 from trimtab_api.spec import Calibration, Convert, OptimizationPass, Quantize
+from trimtab_optimizer import memory
 from trimtab_optimizer.data import Dataset, load_data
 from trimtab_optimizer.importers import empty
 from trimtab_optimizer.package import Model, load_package
@@ -106,6 +108,25 @@ def test_weights_of_16_bits_are_calibrated_too(
     assert accuracy(made, test) >= accuracy(source, test) - 0.02
 
 
+def test_a_graph_that_cannot_be_held_is_measured_by_its_answers_and_not_timed(
+    attention: dict[str, str], run_job: Callable[..., Any], source: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {"source": {"uri": attention["model"]}, "passes": [{"convert": {}}]}
+    held = run_job({**plan, "evaluationData": attention["test"], "seed": 1})
+    monkeypatch.setattr(empty, "LARGEST_HELD", 0)
+    monkeypatch.setattr(memory, "LARGEST", 1000)
+    monkeypatch.setattr(memory, "memory_limit", lambda: memory.LIBRARIES + source.size_bytes())
+
+    made = run_job({**plan, "evaluationData": attention["test"], "seed": 2})
+
+    accuracies, latencies = (
+        [next(item.value for item in answer.result.metrics if item.name == name) for answer in (held, made)]
+        for name in ("accuracy", "latencyP95Ms")
+    )
+    assert accuracies[1] == accuracies[0]
+    assert latencies[1] is None
+
+
 def branching(folder: Path, last: str = "Neg") -> Path:
     """Write a graph with a branch that reads a value from outside it, between two products."""
     inner = helper.make_node(last, ["turned"], ["branched"])
@@ -143,7 +164,7 @@ def test_values_that_are_no_numbers_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_graph_that_cannot_be_run_fails_with_what_to_do(tmp_path: Path) -> None:
     file = branching(tmp_path / "model")
 
-    with pytest.raises(PassFailed, match="use mode: dynamic"):
+    with pytest.raises(PassFailed, match="with mode: dynamic"):
         ranges_of(file, {"chosen"}, [{"x": matrix(8, 5)}], tmp_path, largest=1)
 
 
