@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from environments import surroundings
 from figures import Table
 from processes import Run, run
 
@@ -65,7 +66,7 @@ def measure() -> Table:
 def _run(folder: Path, target: Path) -> tuple[Run, int]:
     """Return the process, and the bytes that it wrote."""
     target.mkdir()
-    done = run([sys.executable, _TOOLS, "checkpoint ours", folder, target / "model.onnx"])
+    done = run([sys.executable, _TOOLS, "checkpoint ours", folder, target / "model.onnx"], surroundings(""))
     return done, sum(file.stat().st_size for file in target.glob("model.onnx*"))
 
 

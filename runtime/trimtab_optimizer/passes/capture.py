@@ -14,7 +14,7 @@ from trimtab_optimizer.tensors import example_inputs
 
 WRAPPED: Final = "module."  # before the name that a weight has in the module
 
-_EXAMPLE_ROWS: Final = 2
+EXAMPLE_ROWS: Final = 2
 
 
 class _Ordered(nn.Module):
@@ -31,7 +31,12 @@ class _Ordered(nn.Module):
 
 def capture(module: nn.Module, package: ModelPackage, seed: int, optimize: bool) -> onnx_ir.Model:
     """Return the graph of a module; weights are named WRAPPED and their name in it. Raises PassFailed."""
-    inputs = example_inputs(package.inputs, _EXAMPLE_ROWS, seed)  # not of the data: it is not in the key
+    return clean(exported(module, package, seed, optimize))
+
+
+def exported(module: nn.Module, package: ModelPackage, seed: int, optimize: bool) -> onnx_ir.Model:
+    """Return the graph as the exporter gives it. Raises PassFailed."""
+    inputs = example_inputs(package.inputs, EXAMPLE_ROWS, seed)  # not of the data: it is not in the key
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -49,8 +54,23 @@ def capture(module: nn.Module, package: ModelPackage, seed: int, optimize: bool)
         raise PassFailed(f"convert cannot export the module to ONNX: {_cause(error)}") from error
     if program is None:
         raise PassFailed("convert cannot export the module to ONNX: the exporter gave nothing")
-    _clean(program.model)
     return program.model
+
+
+def clean(model: onnx_ir.Model) -> onnx_ir.Model:
+    """Take traces of the exporting process out of a graph, in place, and return it."""
+    graph = model.graph
+    model.doc_string = None
+    model.metadata_props.clear()
+    graph.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in onnx_ir.traversal.RecursiveGraphIterator(graph):
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    return model
 
 
 def _dynamic_axes(package: ModelPackage) -> tuple[dict[int, Any], ...]:
@@ -60,19 +80,6 @@ def _dynamic_axes(package: ModelPackage) -> tuple[dict[int, Any], ...]:
         {0: batch} | {axis: free for axis, length in enumerate(tensor.shape) if axis and length < 0}
         for tensor in package.inputs
     )
-
-
-def _clean(graph: onnx_ir.Model) -> None:
-    graph.metadata_props.clear()
-    graph.doc_string = None
-    for node in onnx_ir.traversal.RecursiveGraphIterator(graph.graph):
-        node.metadata_props.clear()
-        node.doc_string = None
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in (*graph.graph.inputs, *graph.graph.initializers.values()):
-        value.metadata_props.clear()
-    graph.graph.metadata_props.clear()
 
 
 def _cause(error: BaseException) -> str:

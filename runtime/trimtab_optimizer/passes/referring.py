@@ -17,6 +17,7 @@ from trimtab_api.package import ONNX_FILE, WEIGHTS_FILE
 from trimtab_optimizer.importers.empty import DTYPES, empty_module, stored_tensors
 from trimtab_optimizer.package import Model, share_file
 from trimtab_optimizer.passes.capture import WRAPPED, capture
+from trimtab_optimizer.passes.repeating import capture_deep
 from trimtab_optimizer.streaming.shards import read_header
 
 
@@ -25,7 +26,7 @@ def export_referring(model: Model, target: Path, seed: int) -> None:
     begin, header = read_header(model.weights)
     module = empty_module(model)
     stored = stored_tensors(module, header, model.weights.name)
-    graph = capture(module, model.package, seed, optimize=False)
+    graph = capture_deep(module, model.package, seed) or capture(module, model.package, seed, optimize=False)
     for name in list(graph.graph.initializers):
         _refer(graph.graph, name, stored.get(name.removeprefix(WRAPPED)), begin)
     share_file(model.weights, target / WEIGHTS_FILE)

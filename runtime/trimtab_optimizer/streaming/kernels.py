@@ -22,6 +22,7 @@ BLOCK_SIZE: Final = 32  # weights that share a scale, where nobody says how many
 FULL_CODES: Final = 127  # for nodes that are known to have VNNI
 
 _HALF: Final = np.float32(0.5)
+_APART: Final = 16  # values: a line of the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,18 @@ def to_float32(values: NDArray[Any]) -> Floats:
     return found.view(np.float32)
 
 
+def turned(values: Floats) -> Floats:
+    """Return [rows, columns] as [columns, rows], in a memory of its own.
+
+    By way of rows that lie a little further apart: where they are a multiple of 4 KiB apart, as those of most weights,
+    a cache keeps only a few of them at once, and turning takes eight times as long.
+    """
+    rows, columns = values.shape
+    apart = np.empty((rows, columns + _APART), values.dtype)[:, :columns]
+    apart[:] = values
+    return np.ascontiguousarray(apart.T)
+
+
 def to_bfloat16(values: Floats) -> NDArray[np.uint16]:
     """Round to bfloat16, ties to even."""
     return values.astype(ml_dtypes.bfloat16).view(np.uint16)
@@ -119,10 +132,14 @@ def _blocks(values: Floats, block_size: int) -> Floats:
 
 def _codes(blocks: Floats, inverse: Floats, middle: Floats, bits: int) -> Bytes:
     """Round half up, as C's roundf does what is not negative: half is added, and the conversion cuts the rest off."""
+    largest = (1 << bits) - 1
     found = blocks * inverse[:, None, :]
     found += (middle + _HALF)[:, None, :]
-    np.minimum(found, (1 << bits) - 1, out=found)
-    return found.astype(np.uint8)
+    if bits == 8:  # what is above would not fit into a byte
+        np.minimum(found, largest, out=found)
+    codes = found.astype(np.uint8)
+    np.minimum(codes, largest, out=codes)  # of bytes it takes a tenth of the time
+    return codes
 
 
 def _inverse(scales: Floats) -> Floats:

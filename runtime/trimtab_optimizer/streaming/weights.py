@@ -58,7 +58,11 @@ class Weight:
     def read(self, rows: range, columns: range | None = None) -> Floats:
         """Return a part as float32. Raises InvalidPackage where the file ends before it or it holds no numbers."""
         wanted = range(self.columns) if columns is None else columns
-        found = to_float32(self._read(rows, wanted))
+        return self.as_floats(self._read(rows, wanted))
+
+    def as_floats(self, stored: NDArray[Any]) -> Floats:
+        """Return values of this tensor as float32. Raises InvalidPackage where some are no numbers."""
+        found = to_float32(stored)
         # A sum is no number as soon as one of its parts is none, and much cheaper than to look at each of them.
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = not np.isfinite(found.sum())
