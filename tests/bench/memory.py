@@ -49,6 +49,17 @@ def _of(name: str, width: int) -> tuple[int, int]:
     return int(weights), int(peak)
 
 
+class NoCheckpoints:
+    """For training that is short: who is killed begins anew."""
+
+    def load(self) -> Path | None:
+        """Return none."""
+        return None
+
+    def save(self, file: Path) -> None:
+        """Keep nothing."""
+
+
 def _run(name: str, width: int, folder: Path) -> tuple[int, int]:
     import numpy as np
 
@@ -58,7 +69,6 @@ def _run(name: str, width: int, folder: Path) -> tuple[int, int]:
     from trimtab_optimizer.package import load_package
     from trimtab_optimizer.passes import PASSES
     from trimtab_optimizer.passes.contract import Workplace
-    from trimtab_optimizer.training.finetune import NoCheckpoints
 
     source = load_package(_package(width, folder))
     values = np.random.default_rng(0).standard_normal((128, width)).astype(np.float32)

@@ -9,6 +9,7 @@ Structured pruning, and fine-tuning, work on the PyTorch module; weights alone a
 """
 
 import shutil
+from functools import partial
 
 import torch
 from torch import fx, nn
@@ -20,7 +21,7 @@ from trimtab_api.spec import ModelFormat, OptimizationPass, Prune
 from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.importers.pytorch import load_module, save_module, structure_of
 from trimtab_optimizer.package import Model, write_package
-from trimtab_optimizer.passes.contract import Outcome, Workplace
+from trimtab_optimizer.passes.contract import Checkpoints, Outcome, Workplace
 from trimtab_optimizer.passes.reweighing import reweigh
 from trimtab_optimizer.pruning.streamed import cut_stored_channels
 from trimtab_optimizer.pruning.structured import Cut, cut_channels, importance_of
@@ -31,6 +32,7 @@ from trimtab_optimizer.tensors import example_inputs
 from trimtab_optimizer.training.finetune import fine_tune
 from trimtab_optimizer.training.loop import History
 from trimtab_optimizer.training.masks import Masks, masks_of
+from trimtab_optimizer.training.rounds import Rounds
 
 _EXAMPLE_ROWS = 2
 
@@ -71,20 +73,24 @@ def _held(options: Prune, model: Model, work: Workplace, histories: list[History
     if isinstance(module, fx.GraphModule):
         raise PassFailed("prune: an exported program has no layers to take channels from; use structure: unstructured")
     sparse = structure_of(model).sparse
+    rounds = Rounds(work.checkpoints, work.scratch) if options.fine_tune else None
 
     def between(pruned: nn.Module) -> None:
-        if options.fine_tune:
-            histories.append(_fine_tune(options, pruned, model, work, masks_of(pruned, sparse)))
+        if rounds:
+            tune = partial(_fine_tune, options, pruned, model, work, masks_of(pruned, sparse))
+            histories.append(rounds.train(pruned, tune))
 
     inputs = tuple(torch.from_numpy(v) for v in example_inputs(model.package.inputs, _EXAMPLE_ROWS, work.seed).values())
     cut = cut_channels(module, inputs, model.package, options, importance_of(options.method, work.seed), between)
     return save_module(model, module, sparse, work.target), cut
 
 
-def _fine_tune(options: Prune, module: nn.Module, model: Model, work: Workplace, masks: Masks) -> History:
+def _fine_tune(
+    options: Prune, module: nn.Module, model: Model, work: Workplace, masks: Masks, checkpoints: Checkpoints
+) -> History:
     assert options.fine_tune
     assert work.data
-    return fine_tune(module, model.package, work.data, options.fine_tune, masks, work.seed, work.scratch)
+    return fine_tune(module, model.package, work.data, options.fine_tune, masks, work.seed, checkpoints, work.scratch)
 
 
 def _unstructured(options: Prune, model: Model, work: Workplace) -> Outcome:
@@ -110,7 +116,7 @@ def _marked(model: Model, weights: tuple[str, ...]) -> Model:
 def _tuned(options: Prune, marked: Model, work: Workplace) -> tuple[Model, History]:
     """Fine-tune a pruned package, and write it in its own place."""
     module, sparse = load_module(marked, work.allow_pickle), structure_of(marked).sparse
-    history = _fine_tune(options, module, marked, work, masks_of(module, sparse))
+    history = _fine_tune(options, module, marked, work, masks_of(module, sparse), work.checkpoints)
     base = Model(work.scratch / "zeroed", marked.package)
     shutil.move(marked.folder, base.folder)
     return save_module(base, module, sparse, work.target), history

@@ -10,6 +10,8 @@ from trimtab_api.package import ModelPackage
 from trimtab_api.spec import FineTune
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.importers.pytorch import ordered_outputs
+from trimtab_optimizer.passes.contract import Checkpoints
+from trimtab_optimizer.training import rounds
 from trimtab_optimizer.training.loop import History, Settings, Trainer
 from trimtab_optimizer.training.losses import label_loss
 from trimtab_optimizer.training.masks import Masks
@@ -17,7 +19,14 @@ from trimtab_optimizer.training.teacher import Rows
 
 
 def fine_tune(
-    module: nn.Module, package: ModelPackage, data: Dataset, options: FineTune, masks: Masks, seed: int, scratch: Path
+    module: nn.Module,
+    package: ModelPackage,
+    data: Dataset,
+    options: FineTune,
+    masks: Masks,
+    seed: int,
+    checkpoints: Checkpoints,
+    scratch: Path,
 ) -> History:
     """Train a module in place. Raises InvalidData without labels, and PassFailed where the loss is no number."""
     rows = Rows(data, [tensor.name for tensor in package.inputs])
@@ -27,16 +36,6 @@ def fine_tune(
     def loss(numbers: torch.Tensor) -> torch.Tensor:
         return label_loss(ordered_outputs(module(*rows.inputs(numbers)), package)[0], rows.labels(numbers))
 
-    settings = Settings(options.epochs, options.batch_size, options.learning_rate, seed)
-    return Trainer(module, loss, rows.count, settings, NoCheckpoints(), scratch).run(masks)
-
-
-class NoCheckpoints:
-    """For training that is short: who is killed begins anew."""
-
-    def load(self) -> Path | None:
-        """Return none."""
-        return None
-
-    def save(self, file: Path) -> None:
-        """Keep nothing."""
+    often = rounds.CHECKPOINT_SECONDS
+    settings = Settings(options.epochs, options.batch_size, options.learning_rate, seed, checkpoint_seconds=often)
+    return Trainer(module, loss, rows.count, settings, checkpoints, scratch).run(masks)

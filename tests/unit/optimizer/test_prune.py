@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from trimtab_optimizer.passes.convert import convert
 from trimtab_optimizer.passes.prune import prune
 from trimtab_optimizer.passes.quantize import quantize
 from trimtab_optimizer.streaming.reweigh import store_sparse
+from trimtab_optimizer.training import rounds
 from trimtab_testing.graphs import matrix
 from trimtab_testing.graphs import model as graph
 from trimtab_testing.measures import accuracy
@@ -205,6 +207,35 @@ def test_what_cannot_be_pruned_is_refused_with_a_reason(
 ) -> None:
     with pytest.raises(PassFailed, match=told):
         prune(pruning(**options), source, work())
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"), [({"iterations": 3}, (1, 25, 3, 20)), ({"structure": "unstructured"}, (1, 17, 2))]
+)
+def test_a_job_killed_at_any_step_of_fine_tuning_goes_on_to_the_same_bytes(
+    options: dict[str, object],
+    steps: tuple[int, ...],
+    source: Model,
+    train: Dataset,
+    work: Work,
+    checkpoints: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    item = pruning(fineTune=fine_tuned(1), **options)
+    whole = prune(item, source, work("whole", train))
+    monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", 0.0)
+    for number, count in enumerate(steps):
+        checkpoints.saved, checkpoints.dies_after = 0, count
+        with pytest.raises(KeyboardInterrupt):
+            prune(item, source, work(f"killed{number}", train))
+        torch.manual_seed(99)  # another process would not have the generator where this one left it
+    checkpoints.dies_after = None
+
+    done = prune(item, source, work("last", train))
+
+    assert done.model.weights.read_bytes() == whole.model.weights.read_bytes()
+    assert done.notes["losses"] == whole.notes["losses"]
+    assert 0 < checkpoints.saved < sum(steps)
 
 
 def test_fine_tuning_needs_labels(source: Model, train: Dataset, work: Work) -> None:
