@@ -10,12 +10,12 @@ import onnx_ir
 
 from trimtab_api.package import ONNX_FILE
 from trimtab_api.spec import ModelFormat
+from trimtab_optimizer.capturing.exporter import capture
+from trimtab_optimizer.capturing.referring import export_referring
 from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.importers.pytorch import load_module, structure_of
 from trimtab_optimizer.package import Model, write_package
-from trimtab_optimizer.passes.capture import capture
 from trimtab_optimizer.passes.contract import Outcome, Workplace
-from trimtab_optimizer.passes.referring import export_referring
 from trimtab_optimizer.passes.verification import compared
 from trimtab_optimizer.streaming.reweigh import store_sparse
 

@@ -18,8 +18,9 @@ from trimtab_optimizer.streaming.carrying import carry_out, copies, replace_tens
 from trimtab_optimizer.streaming.graphs import all_nodes, free_prefix, opset_of
 from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.links import Origin, Use, origins, remove_dead_links, uses
+from trimtab_optimizer.streaming.matrices import Matrix
 from trimtab_optimizer.streaming.output import Output
-from trimtab_optimizer.streaming.schemes import MICROSOFT, Matrix, Scheme
+from trimtab_optimizer.streaming.schemes import MICROSOFT, Scheme
 from trimtab_optimizer.streaming.weights import weight_of
 
 _SMALLEST: Final = 64  # weights below which there is nothing to gain

@@ -1,8 +1,4 @@
-"""Schemes: what stands for the weight of a matrix product afterwards, as tensors, as nodes, and as pieces of work.
-
-A matrix is seen as [K, N] (input, output) whatever way it is stored: MatMul and Gemm keep it so, Gemm with transB keeps
-[N, K], which is what torch exports for a linear layer.
-"""
+"""Schemes: what stands for the weight of a matrix product afterwards, as tensors, as nodes, and as pieces of work."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,65 +12,16 @@ from onnx import NodeProto, TensorProto, helper
 from trimtab_optimizer.streaming import kernels
 from trimtab_optimizer.streaming.carrying import Work
 from trimtab_optimizer.streaming.kernels import Floats
+from trimtab_optimizer.streaming.matrices import STRIP, Matrix, ranges, strips
 from trimtab_optimizer.streaming.output import Output, Place
 from trimtab_optimizer.streaming.weights import Weight
 
 MICROSOFT: Final = "com.microsoft"
 
-_STRIP: Final = 1 << 18  # floats computed at once: a mebibyte, which the cache of a core holds
-_READ: Final = 1 << 20  # values read at once, of rows that are outputs
 _TILE: Final = 16 << 20  # bytes that one worker collects before it writes
 _WIDEST: Final = 1 << 16  # outputs at once, of which a whole block of inputs is read
 _TOP: Final[dict[int, int]] = {TensorProto.FLOAT8E4M3FN: 448, TensorProto.FLOAT8E5M2: 57344}  # the largest numbers
 _LARGE: Final = 1 << 18  # weights: a mebibyte of float32
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """The constant operand of a matrix product, [K, N]; `transposed` where its rows are the outputs.
-
-    `is_flat` tells that the other operand has two axes, as Gemm wants it; `is_kept` that the weight stays in the graph
-    for others, beside its new form.
-    """
-
-    weight: Weight
-    transposed: bool
-    prefix: str = ""  # of every name that is made
-    is_flat: bool = False
-    is_kept: bool = False
-
-    def made(self, name: str) -> str:
-        """Return the name of something new, which nothing in the graph has."""
-        return f"{self.prefix}{name}"
-
-    @property
-    def inputs(self) -> int:
-        return self.weight.columns if self.transposed else self.weight.rows
-
-    @property
-    def outputs(self) -> int:
-        return self.weight.rows if self.transposed else self.weight.columns
-
-    def read(self, inputs: range, outputs: range) -> Floats:
-        """Return a part as [inputs, outputs]."""
-        if self.transposed:
-            return kernels.turned(self.weight.read(outputs, inputs))
-        return self.weight.read(inputs, outputs)
-
-    def parts(self, outputs: range, block: int) -> Iterator[tuple[range, range, Floats]]:
-        """Yield all values of some outputs, [inputs, outputs], in whole blocks of inputs: what is computed at once.
-
-        Rows that are outputs are read whole and computed in pieces, which are wide that way: that is twice as fast.
-        """
-        if not self.transposed:
-            for inputs, columns in _strips(self, outputs, block):
-                yield inputs, columns, self.read(inputs, columns)
-            return
-        for rows in _ranges(len(outputs), max(1, _READ // self.inputs)):
-            columns = range(outputs.start + rows.start, outputs.start + rows.stop)
-            stored = self.weight.read_stored(columns)
-            for inputs in _ranges(self.inputs, max(1, _STRIP // len(columns) // block) * block):
-                yield inputs, columns, kernels.turned(self.weight.as_floats(stored[:, inputs.start : inputs.stop]))
 
 
 class Scheme(Protocol):
@@ -115,7 +62,7 @@ class Blockwise:
         if not self.symmetric:
             packed = outputs * -(-blocks * self.bits // 8)
             zeros = output.reserve(f"{name}_zeros", TensorProto.UINT8, (packed,), packed)
-        for tile in _ranges(outputs, max(1, min(_WIDEST, _TILE // (blocks * size)))):
+        for tile in ranges(outputs, max(1, min(_WIDEST, _TILE // (blocks * size)))):
             yield partial(self._fill, matrix, output, (codes, scales, zeros), tile)
 
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
@@ -204,7 +151,7 @@ class Stored:
         place = output.reserve(
             matrix.made(f"{weight.name}_half"), self.data_type, weight.dims, weight.rows * weight.columns * 2
         )
-        for rows in _ranges(weight.rows, max(1, _TILE // (weight.columns * 2))):
+        for rows in ranges(weight.rows, max(1, _TILE // (weight.columns * 2))):
             yield partial(self._fill, weight, output, place, rows)
 
     def nodes(self, matrix: Matrix, data: str, result: str) -> list[NodeProto]:
@@ -219,7 +166,7 @@ class Stored:
         return [cast, helper.make_node("MatMul", [data, values], [result], name=f"{result}_matmul")]
 
     def _fill(self, weight: Weight, output: Output, place: Place, rows: range) -> None:
-        for part in _ranges(len(rows), max(1, _STRIP // weight.columns)):
+        for part in ranges(len(rows), max(1, STRIP // weight.columns)):
             first = rows.start + part.start
             values = weight.read(range(first, first + len(part)))
             if self.data_type == TensorProto.BFLOAT16:
@@ -278,9 +225,9 @@ def _fill_columns(
     """Write codes and scales; `scale` makes a scale of the largest value of a column, `encode` codes of both."""
     scales = scale(_largest(matrix))
     output.write(places[1], 0, scales)
-    for tile in _ranges(matrix.inputs, max(1, _TILE // matrix.outputs)):
+    for tile in ranges(matrix.inputs, max(1, _TILE // matrix.outputs)):
         made = np.empty((len(tile), matrix.outputs), np.uint8)
-        for inputs, columns in _strips(matrix, range(matrix.outputs), 1, tile):
+        for inputs, columns in strips(matrix, range(matrix.outputs), 1, tile):
             part = slice(columns.start, columns.stop)
             rows = slice(inputs.start - tile.start, inputs.stop - tile.start)
             made[rows, part] = encode(matrix.read(inputs, columns), scales[part]).view(np.uint8)
@@ -290,7 +237,7 @@ def _fill_columns(
 def _largest(matrix: Matrix) -> Floats:
     """Return the largest value of each output, without its sign."""
     largest = np.zeros(matrix.outputs, np.float32)
-    for inputs, columns in _strips(matrix, range(matrix.outputs), 1):
+    for inputs, columns in strips(matrix, range(matrix.outputs), 1):
         part = slice(columns.start, columns.stop)
         values = matrix.read(inputs, columns)
         np.maximum(largest[part], np.maximum(values.max(0), -values.min(0)), out=largest[part])
@@ -301,19 +248,3 @@ def _to_float16(values: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.float
     """Round to float16; what is too large becomes the largest number there is, and not infinity."""
     largest = np.finfo(np.float16).max
     return np.clip(values, -largest, largest).astype(np.float16)
-
-
-def _strips(matrix: Matrix, outputs: range, block: int, within: range | None = None) -> Iterator[tuple[range, range]]:
-    """Yield parts (inputs, outputs) that are read in one piece each, whole blocks of inputs at a time."""
-    inputs = within or range(matrix.inputs)
-    if matrix.transposed:
-        for part in _ranges(len(outputs), max(1, _STRIP // len(inputs))):
-            yield inputs, range(outputs.start + part.start, outputs.start + part.stop)
-        return
-    for part in _ranges(len(inputs), max(block, _STRIP // len(outputs) // block * block)):
-        yield range(inputs.start + part.start, inputs.start + part.stop), outputs
-
-
-def _ranges(length: int, step: int) -> Iterator[range]:
-    for start in range(0, length, step):
-        yield range(start, min(length, start + step))

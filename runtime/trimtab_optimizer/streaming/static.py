@@ -9,8 +9,9 @@ from onnx import NodeProto, TensorProto, helper
 
 from trimtab_optimizer.streaming.carrying import Work
 from trimtab_optimizer.streaming.kernels import COLUMN_CODES
+from trimtab_optimizer.streaming.matrices import Matrix
 from trimtab_optimizer.streaming.output import Output
-from trimtab_optimizer.streaming.schemes import DynamicInt8, Matrix
+from trimtab_optimizer.streaming.schemes import DynamicInt8
 from trimtab_optimizer.streaming.segments import Range
 
 _LARGEST_CODE: Final = 255

@@ -32,8 +32,8 @@ _INT4 = {
 def _ours_checkpoint(source: Path, target: Path) -> None:
     """As the Job does it above 1 GiB: a graph without values, which refers to the checkpoint, is quantized."""
     from trimtab_api.spec import ModelFormat, ModelSource
+    from trimtab_optimizer.capturing.referring import export_referring
     from trimtab_optimizer.importers.huggingface import import_huggingface
-    from trimtab_optimizer.passes.referring import export_referring
     from trimtab_optimizer.streaming.rewrite import rewrite
     from trimtab_optimizer.streaming.schemes import Blockwise
 

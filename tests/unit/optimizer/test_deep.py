@@ -13,12 +13,12 @@ from safetensors.torch import save_model
 from torch import nn
 
 from trimtab_api.spec import Convert, ModelFormat, ModelSource, OptimizationPass
+from trimtab_optimizer.capturing.stacks import Stack, find_stack
 from trimtab_optimizer.importers import empty, import_source
 from trimtab_optimizer.importers.empty import empty_module
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes.contract import Workplace
 from trimtab_optimizer.passes.convert import convert
-from trimtab_optimizer.passes.stacks import Stack, find_stack
 from trimtab_optimizer.predict import predictor_of
 from trimtab_optimizer.tensors import example_inputs
 

@@ -227,7 +227,7 @@ from trimtab_optimizer import memory
 from trimtab_optimizer.importers import empty
 from trimtab_optimizer.importers.empty import check_empty
 from trimtab_optimizer.package import load_package
-from trimtab_optimizer.passes.referring import export_referring
+from trimtab_optimizer.capturing.referring import export_referring
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise
 

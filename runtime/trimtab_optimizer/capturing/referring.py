@@ -14,10 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE, WEIGHTS_FILE
+from trimtab_optimizer.capturing.exporter import WRAPPED, capture
+from trimtab_optimizer.capturing.repeating import capture_deep
 from trimtab_optimizer.importers.empty import DTYPES, empty_module, stored_tensors
 from trimtab_optimizer.package import Model, share_file
-from trimtab_optimizer.passes.capture import WRAPPED, capture
-from trimtab_optimizer.passes.repeating import capture_deep
 from trimtab_optimizer.streaming.shards import read_header
 
 

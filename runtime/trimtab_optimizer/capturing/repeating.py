@@ -15,8 +15,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from trimtab_api.package import ModelPackage
-from trimtab_optimizer.passes.capture import EXAMPLE_ROWS, WRAPPED, clean, exported
-from trimtab_optimizer.passes.stacks import LEAST, Stack, find_stack, shortened
+from trimtab_optimizer.capturing.exporter import EXAMPLE_ROWS, WRAPPED, clean, exported
+from trimtab_optimizer.capturing.stacks import LEAST, Stack, find_stack, shortened
 from trimtab_optimizer.tensors import example_inputs
 
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"  # where the exporter writes the modules that a node comes from

@@ -1,0 +1,1 @@
+"""A PyTorch module becomes an ONNX graph, whatever its size."""
