@@ -53,7 +53,7 @@ def lacks_memory(*models: Model) -> str | None:
 def lacks_memory_by_layers(model: Model) -> str | None:
     """Say why a graph cannot be run layer by layer either, or return None where there is memory for it."""
     sizes = [_held_bytes(tensor) for tensor in onnx.load(model.weights, load_external_data=False).graph.initializer]
-    return _lacks(_COPIES * min(sum(sizes), max(LARGEST, *sizes)))
+    return _lacks(_COPIES * min(sum(sizes), max([LARGEST, *sizes])))
 
 
 def _lacks(bytes_held: int) -> str | None:

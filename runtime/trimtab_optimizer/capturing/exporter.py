@@ -1,11 +1,15 @@
 """A module as an ONNX graph, without traces of the process that exported it."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import onnx_ir
 import torch
 from torch import nn
+from torch._export.utils import _compiling_state_context
+from torch.onnx._internal.exporter import _flags
 
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import ModelPackage
@@ -14,7 +18,7 @@ from trimtab_optimizer.tensors import example_inputs
 
 WRAPPED: Final = "module."  # before the name that a weight has in the module
 
-EXAMPLE_ROWS: Final = 2
+_EXAMPLE_ROWS: Final = 2
 
 
 class _Ordered(nn.Module):
@@ -36,7 +40,7 @@ def capture(module: nn.Module, package: ModelPackage, seed: int, optimize: bool)
 
 def exported(module: nn.Module, package: ModelPackage, seed: int, optimize: bool) -> onnx_ir.Model:
     """Return the graph as the exporter gives it. Raises PassFailed."""
-    inputs = example_inputs(package.inputs, EXAMPLE_ROWS, seed)  # not of the data: it is not in the key
+    inputs = example_inputs(package.inputs, _EXAMPLE_ROWS, seed)  # not of the data: it is not in the key
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -55,6 +59,18 @@ def exported(module: nn.Module, package: ModelPackage, seed: int, optimize: bool
     if program is None:
         raise PassFailed("convert cannot export the module to ONNX: the exporter gave nothing")
     return program.model
+
+
+@contextmanager
+def as_if_exporting() -> Iterator[None]:
+    """Let code that asks whether it is exported hear that it is."""
+    before = _flags._is_onnx_exporting
+    _flags._is_onnx_exporting = True
+    try:
+        with _compiling_state_context():
+            yield
+    finally:
+        _flags._is_onnx_exporting = before
 
 
 def clean(model: onnx_ir.Model) -> onnx_ir.Model:

@@ -26,7 +26,7 @@ def export_referring(model: Model, target: Path, seed: int) -> None:
     begin, header = read_header(model.weights)
     module = empty_module(model)
     stored = stored_tensors(module, header, model.weights.name)
-    graph = capture_deep(module, model.package, seed) or capture(module, model.package, seed, optimize=False)
+    graph = capture_deep(model, seed) or capture(module, model.package, seed, optimize=False)
     for name in list(graph.graph.initializers):
         _refer(graph.graph, name, stored.get(name.removeprefix(WRAPPED)), begin)
     share_file(model.weights, target / WEIGHTS_FILE)

@@ -10,35 +10,34 @@ from collections.abc import Mapping
 from typing import Final
 
 import onnx_ir as ir
-import torch
+from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from trimtab_api.package import ModelPackage
-from trimtab_optimizer.capturing.exporter import EXAMPLE_ROWS, WRAPPED, clean, exported
+from trimtab_optimizer.capturing.exporter import WRAPPED, clean, exported
 from trimtab_optimizer.capturing.stacks import LEAST, Stack, find_stack, shortened
-from trimtab_optimizer.tensors import example_inputs
+from trimtab_optimizer.importers.empty import empty_module
+from trimtab_optimizer.package import Model
 
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"  # where the exporter writes the modules that a node comes from
 
 
-def capture_deep(module: nn.Module, package: ModelPackage, seed: int) -> ir.Model | None:
-    """Return the graph of a module with a stack of like blocks, as `capture` does; None where there is no such stack.
+def capture_deep(model: Model, seed: int) -> ir.Model | None:
+    """Return the graph of a package with a stack of like blocks, as `capture` does; None where there is no such stack.
 
     Raises PassFailed.
     """
-    inputs = example_inputs(package.inputs, EXAMPLE_ROWS, seed)
-    stack = find_stack(module, [torch.from_numpy(value) for value in inputs.values()])
+    stack = find_stack(empty_module(model), model.package)
     if stack is None:
         return None
+    module = empty_module(model)  # the other one has run: code may keep what it computed
     with shortened(module, stack.path):
-        made = exported(module, package, seed, optimize=False)
+        made = exported(module, model.package, seed, optimize=False)
     try:
         _Repeated(made.graph, stack, module).repeat()
     except _OtherGraphError:
         return None
-    clean(made)
-    return made
+    return clean(made)
 
 
 class _OtherGraphError(Exception):
@@ -95,6 +94,9 @@ class _Repeated:
                 elif not self._is_same(a, b, same):
                     raise _OtherGraphError
             same.update(zip(one.outputs, other.outputs, strict=True))
+        pairs = zip(self._middle, self._last, strict=True)
+        if any(a is b and a in carried for x, y in pairs for a, b in zip(x.inputs, y.inputs, strict=True)):
+            raise _OtherGraphError  # what a copy reads there would be of the first block, and not of the one before
         return carried
 
     def _is_same(self, a: ir.Value | None, b: ir.Value | None, same: Mapping[ir.Value, ir.Value]) -> bool:
@@ -124,7 +126,8 @@ class _Repeated:
             if own is not None:
                 values[value] = self._weight(value, f"{self._scope}{number}.{own}")
         for node in self._middle:
-            made = [ir.Value(name=f"{v.name}.{number}", shape=v.shape, type=v.type) for v in node.outputs]
+            names = (f"{v.name}.{number}" if v.name else v.name for v in node.outputs)
+            made = [ir.Value(name=n, shape=v.shape, type=v.type) for n, v in zip(names, node.outputs, strict=True)]
             values.update(zip(node.outputs, made, strict=True))
             inputs = [None if value is None else values.get(value, value) for value in node.inputs]
             copy = ir.Node(
@@ -155,13 +158,17 @@ class _Repeated:
         assert like.const_value is not None
         if isinstance(getattr(like.const_value, "raw", None), FakeTensor):
             return like.const_value
-        held = dict(self._module.named_buffers())[name.removeprefix(WRAPPED)]
-        return ir.tensor(held.numpy(), name=name)
+        held = dict(self._module.named_buffers()).get(name.removeprefix(WRAPPED))
+        if held is None or isinstance(held, FakeTensor):
+            raise _OtherGraphError
+        return TorchTensor(held, name=name)
 
     def _rename_last(self) -> None:
         """Give the weights of the last block its own number."""
         for value in tuple(self._graph.initializers.values()):
             own = self._own_name(value, LEAST - 1)
+            if own is not None and value in self._graph.outputs:
+                raise _OtherGraphError
             if own is not None:
                 del self._graph.initializers[value.name or ""]
                 self._replace(value, self._weight(value, f"{self._scope}{self._count - 1}.{own}"))

@@ -5,20 +5,31 @@ is written down, operation by operation. Blocks are alike where these notes are,
 block, and values by where they come from: this block, the one before, or what stands before all blocks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from trimtab_api.package import ModelPackage, Tensor
+from trimtab_optimizer.capturing.exporter import as_if_exporting
+from trimtab_optimizer.importers.pytorch import torch_dtype_of
 
 LEAST: Final = 3  # blocks of a shortened module: the first, one in the middle, the last
 
 _BEFORE: Final = -1  # the place of what runs before the first block
 _PLAIN: Final = (bool, int, float, str, type(None))
+_USUAL: Final = (2, 8)  # rows, and the length of each axis that may have any
+_MANY: Final = 61
+_LONG: Final = (1_048_583, 131_101, 16_411, 4099, 1031, 521, 257, 127, 61, 31)
+_HALVINGS: Final = 6
+_MOST: Final = 10_000  # operations of a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +40,55 @@ class Stack:
     count: int
 
 
-def find_stack(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Stack | None:
-    """Return the deepest stack, if nothing else of a module changes where it is shortened to LEAST blocks."""
+def find_stack(module: nn.Module, package: ModelPackage) -> Stack | None:
+    """Return the deepest stack of an empty module, if nothing else changes where it is shortened to LEAST blocks.
+
+    The module is run twice, as if it was exported: with the axes of an example, and with very long ones. What is told
+    apart by a length, such as a window, is seen then, and a number that is no length is not taken for one.
+    """
     candidates = [(len(part), path) for path, part in module.named_modules() if path and _is_candidate(part)]
     if not candidates:
         return None
     count, path = max(candidates)
+    alike = partial(_is_alike, module, path, package)
     try:
-        whole = _notes(module, path, inputs)
-        with shortened(module, path):
-            short = _notes(module, path, inputs)
+        found = alike(*_USUAL) and _is_alike_when_long(alike)
     except Exception:  # what the module's code raises when it is run so: it is then captured as it stands
         return None
-    return Stack(path, count) if whole.are_alike and whole.is_like(short) else None
+    return Stack(path, count) if found else None
+
+
+def _is_alike_when_long(alike: Callable[[int, int], bool]) -> bool:
+    """Tell whether blocks are alike with axes as long as the module takes them, which need not be known exactly."""
+    too_long = 0
+    for longest in _LONG:
+        try:
+            found = alike(_MANY, longest)
+        except Exception:
+            too_long = longest
+            continue
+        return found and _is_alike_up_to(alike, longest, too_long)
+    raise ValueError("no length but the usual one can be run")
+
+
+def _is_alike_up_to(alike: Callable[[int, int], bool], longest: int, too_long: int) -> bool:
+    for _ in range(_HALVINGS if too_long else 0):
+        middle = (longest + too_long) // 2
+        try:
+            if not alike(_MANY, middle):
+                return False
+            longest = middle
+        except Exception:
+            too_long = middle
+    return True
+
+
+def _is_alike(module: nn.Module, path: str, package: ModelPackage, rows: int, length: int) -> bool:
+    """Tell whether a shortened module does the same on made-up rows. Raises what the module's code does."""
+    whole = _notes(module, path, package, rows, length)
+    with shortened(module, path):
+        short = _notes(module, path, package, rows, length)
+    return whole.are_alike and whole.is_like(short)
 
 
 @contextmanager
@@ -86,12 +133,15 @@ class _Notes:
         )
 
 
-def _notes(module: nn.Module, path: str, inputs: Sequence[torch.Tensor]) -> _Notes:
+def _notes(module: nn.Module, path: str, package: ModelPackage, rows: int, length: int) -> _Notes:
+    mode = next(weight.fake_mode for weight in module.parameters() if isinstance(weight, FakeTensor))
+    with mode:
+        inputs = [_made_up(tensor, rows, length) for tensor in package.inputs]
     blocks = list(module.get_submodule(path).children())
     recorder = _Recorder(module, path, len(blocks), inputs)
     hooks = [hook for n, block in enumerate(blocks) for hook in recorder.watch(block, n)]
     try:
-        with torch.no_grad(), recorder:
+        with torch.no_grad(), as_if_exporting(), mode, recorder:
             found = module(*inputs)
         return recorder.finish(found)
     finally:
@@ -99,10 +149,15 @@ def _notes(module: nn.Module, path: str, inputs: Sequence[torch.Tensor]) -> _Not
             hook.remove()
 
 
+def _made_up(tensor: Tensor, rows: int, length: int) -> torch.Tensor:
+    lengths = (length if axis < 0 else axis for axis in tensor.shape[1:])
+    return torch.empty((rows, *lengths), dtype=torch_dtype_of(tensor))
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down what is computed, block by block."""
 
-    def __init__(self, module: nn.Module, path: str, count: int, inputs: Sequence[torch.Tensor]) -> None:
+    def __init__(self, module: nn.Module, path: str, count: int, inputs: list[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._places: dict[int, list[object]] = {n: [] for n in range(_BEFORE, count + 1)}
         self._count, self._place, self._is_inside = count, _BEFORE, False
@@ -114,7 +169,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             inner = name.removeprefix(f"{path}.")
             place, _, own = inner.partition(".")
             is_own = inner != name
-            self._remember(tensor, int(place) if is_own else _BEFORE, ("weight", own if is_own else name))
+            what = ("weight", own if is_own else name, tensor.dtype, tuple(tensor.shape))
+            self._remember(tensor, int(place) if is_own else _BEFORE, what)
 
     def watch(self, block: nn.Module, number: int) -> Iterator[Any]:
         """Yield the hooks that tell when a block begins and ends."""
@@ -158,6 +214,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, what: str, values: object) -> int:
         notes = self._places[self._now]
+        if len(notes) > _MOST:
+            raise ValueError("the module computes place by place, or very much")
         leaves, form = pytree.tree_flatten(values)
         notes.append((what, str(form), tuple(self._told(leaf) for leaf in leaves)))
         return len(notes)
@@ -167,10 +225,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not isinstance(leaf, torch.Tensor):
             return type(leaf), leaf if isinstance(leaf, _PLAIN) else str(leaf)
         if id(leaf) not in self._origins:
-            return "constant", leaf.dtype, tuple(leaf.shape), tuple(leaf.flatten().tolist())
+            return "constant", leaf.dtype, tuple(leaf.shape), _values(leaf)
         place, what = self._origins[id(leaf)]
         return {self._now: "here", self._now - 1: "one before", _BEFORE: "before all"}.get(place, place), what
 
     def _remember(self, tensor: torch.Tensor, place: int, what: object) -> None:
         self._origins[id(tensor)] = (place, what)
         self._alive.append(tensor)
+
+
+def _values(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return the values of a small constant. Raises where there are none, or too many."""
+    held = tensor.constant if isinstance(tensor, FakeTensor) else tensor
+    if held is None or held.numel() > _MOST:
+        raise ValueError("a value comes from nowhere")
+    with _disable_current_modes():
+        return tuple(held.flatten().tolist())

@@ -106,7 +106,15 @@ def _owners(module: nn.Module) -> Iterator[tuple[nn.Module, tuple[object, str]]]
         above = name.rpartition(".")[0]
         while above and isinstance(parts[above], _CONTAINERS):
             above = above.rpartition(".")[0]
-        yield part, (type(parts[above]) if above else None, name[len(above) :])
+        code = (type(parts[above]), _numbers(parts[above], above)) if above else None
+        yield part, (code, name[len(above) :])
+
+
+def _numbers(part: nn.Module, name: str) -> tuple[tuple[str, object], ...]:
+    """Return the numbers that a module was made with, but that of its block."""
+    places = {int(piece) for piece in name.split(".") if piece.isdigit()}
+    plain = ((key, value) for key, value in vars(part).items() if isinstance(value, int | float | str))
+    return tuple(sorted((key, value) for key, value in plain if type(value) is bool or value not in places))
 
 
 def _kind(item: Any, owners: Mapping[nn.Module, tuple[object, str]]) -> object:

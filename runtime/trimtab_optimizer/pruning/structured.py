@@ -133,13 +133,35 @@ def _pruner(
 def _step(pruner: Any, attentions: list[Attention]) -> None:
     try:
         with quietly():
-            pruner.step()
+            for group in pruner.step(interactive=True):
+                _prune(group)
     except TrimtabError:  # of what reads the weights
         raise
     except Exception as error:
         raise _untraceable(error) from error
     for item in attentions:
         setattr(item.module, item.count, int(pruner.num_heads[item.projections[0]]))
+
+
+def _prune(group: Any) -> None:
+    """Take out a group of channels, with the gains of a LayerNorm in their own order.
+
+    torch-pruning 1.6.1 takes what is left of them in that of a set (LayernormPruner in its pruner/function.py), which
+    is another one where much goes.
+    """
+    before = [(item, item.dep.layer.weight, item.dep.layer.bias) for item in group if _is_norm(item)]
+    group.prune()
+    for item, weight, bias in before:
+        layer, gone = item.dep.layer, set(item.idxs)
+        kept = torch.tensor([place for place in range(len(weight)) if place not in gone])
+        layer.weight = nn.Parameter(weight.index_select(0, kept), weight.requires_grad)
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.index_select(0, kept), bias.requires_grad)
+
+
+def _is_norm(item: Any) -> bool:
+    layer = item.dep.layer
+    return item.dep.handler == tp.prune_layernorm_out_channels and layer.weight is not None and layer.weight.dim() == 1
 
 
 def _parameters(module: nn.Module) -> int:

@@ -57,7 +57,9 @@ def ranges_of(
     Raises PassFailed for a graph that cannot be run so, and InvalidData for values that are no numbers.
     """
     waiting = _Waiting(scratch)
-    found = _run(file, waiting.fill(batches), waiting, set(names), largest)
+    found: dict[str, Range] = {}
+    for ran in _run(file, waiting.fill(batches), waiting, set(names), largest):
+        found |= {name: span.joined(found.get(name, span)) for name, span in ran.ranges.items()}
     waiting.keep_only(())
     return found
 
@@ -65,29 +67,37 @@ def ranges_of(
 def answers_of(
     file: Path, outputs: Sequence[str], batches: Iterable[Arrays], scratch: Path, largest: int = LARGEST
 ) -> Iterator[list[NDArray[Any]]]:
-    """Yield outputs of a graph, batch by batch, once all are computed. Raises PassFailed."""
+    """Yield outputs of a graph, batch by batch, as its last segment computes them. Raises PassFailed."""
     waiting = _Waiting(scratch)
-    rounds = waiting.fill(batches)
-    _run(file, rounds, waiting, frozenset(), largest)
-    for batch in range(rounds):
-        yield [waiting.read(batch, name) for name in outputs]
+    for ran in _run(file, waiting.fill(batches), waiting, frozenset(), largest):
+        if ran.is_last:
+            yield [ran.values[name] if name in ran.values else waiting.read(ran.batch, name) for name in outputs]
 
 
-def _run(file: Path, rounds: int, waiting: "_Waiting", measured: Set[str], largest: int) -> dict[str, Range]:
-    """Run all batches that wait; the outputs of the graph wait in their place afterwards."""
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """What one segment computed of one batch."""
+
+    is_last: bool
+    batch: int
+    values: dict[str, NDArray[Any]]
+    ranges: dict[str, Range]
+
+
+def _run(file: Path, rounds: int, waiting: "_Waiting", measured: Set[str], largest: int) -> Iterator[_Ran]:
+    """Run all batches that wait, segment by segment. Nothing that the last one computes has to wait."""
     model = onnx.load(file, load_external_data=False)
     segments = segments_of(model.graph, largest)
     outputs = {value.name for value in model.graph.output}
-    found: dict[str, Range] = {}
     for number, segment in enumerate(segments):
         session = _Session(model, segment, _read_by(segment.nodes) & measured, waiting.types, file.parent)
+        is_last = number == len(segments) - 1
         for batch in range(rounds):
             values, ranges = session.run({name: waiting.read(batch, name) for name in segment.takes})
-            for name, array in values.items():
+            for name, array in values.items() if not is_last else ():
                 waiting.keep(batch, name, array)
-            found |= {name: span.joined(found.get(name, span)) for name, span in ranges.items()}
+            yield _Ran(is_last, batch, values, ranges)
         waiting.keep_only(outputs.union(*(later.takes for later in segments[number + 1 :])))
-    return found
 
 
 def width_of(data_type: int) -> int:

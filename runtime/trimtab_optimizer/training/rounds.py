@@ -26,6 +26,8 @@ class Rounds:
         file = kept.load()
         self._state: dict[str, Any] = torch.load(file, weights_only=True) if file else {"ended": [], "running": None}
         self._number, self._saved = 0, time.monotonic()
+        if "threads" in self._state:
+            torch.set_num_threads(self._state["threads"])  # sums depend on it, and so does what is cut next
 
     def train(self, module: nn.Module, run: Callable[[Checkpoints], History]) -> History:
         """Run one round on a module, or give the module the weights that this round left before."""
@@ -56,7 +58,7 @@ class Rounds:
 
     def _save(self) -> None:
         file = self._scratch / "rounds.pt"
-        torch.save(self._state, file)
+        torch.save(self._state | {"threads": torch.get_num_threads()}, file)
         self._kept.save(file)
         self._saved = time.monotonic()
 
@@ -66,13 +68,11 @@ def _left_by(module: nn.Module, history: History) -> dict[str, Any]:
         "module": {name: value.clone() for name, value in module.state_dict().items()},
         "losses": history.losses,
         "random": torch.get_rng_state(),
-        "threads": torch.get_num_threads(),
     }
 
 
 def _resume(module: nn.Module, left: dict[str, Any]) -> History:
     module.load_state_dict(left["module"])
     torch.set_rng_state(left["random"])
-    torch.set_num_threads(left["threads"])
     module.eval()
     return History(left["losses"])

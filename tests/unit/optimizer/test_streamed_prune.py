@@ -110,6 +110,23 @@ def test_the_same_channels_go_as_of_a_module_that_is_held(
     assert_alike(*held_and_streamed(source, work, monkeypatch, method=method))
 
 
+@pytest.mark.parametrize("is_large", [False, True])
+def test_gains_of_a_norm_stay_with_their_channels_where_much_goes(
+    is_large: bool, mixed: Model, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = load_file(mixed.weights)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).float()
+    weights |= {name: order.clone() for name in ("inner.bias", "layer.weight", "layer.bias")}
+    save_file(weights, mixed.weights)
+    monkeypatch.setattr(empty, "LARGEST_HELD", 0 if is_large else 1 << 30)
+
+    made = load_file(prune(pruning(amount=0.8, roundTo=1, method="random"), mixed, work()).model.weights)
+
+    assert len(made["inner.bias"]) < 16
+    assert torch.equal(made["layer.weight"], made["inner.bias"])
+    assert torch.equal(made["layer.bias"], made["inner.bias"])
+
+
 @pytest.mark.parametrize("options", [{}, {"iterations": 3}, {"scope": "global"}, {"ignoredLayers": ["first"]}])
 def test_the_same_channels_go_of_every_kind_of_layer(
     options: dict[str, object], mixed: Model, work: Work, monkeypatch: pytest.MonkeyPatch
