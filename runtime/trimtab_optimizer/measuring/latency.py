@@ -26,6 +26,8 @@ class _Calls(NamedTuple):
 
 _SINGLE: Final = _Calls(200, 50, 10_000)
 _BATCHED: Final = _Calls(50, 3, 5_000)
+_TURNS: Final = 5
+_SETTLING: Final = 3  # calls of a turn
 
 
 def row_p95(predictor: Predictor, rows: Arrays) -> float:
@@ -39,15 +41,20 @@ def batch_p95(predictor: Predictor, rows: Arrays) -> float:
 
 
 def latency_ratio(before: Model, after: Model, data: Dataset | None, allow_pickle: bool, seed: int) -> float:
-    """Return how long a row takes `after`, in parts of `before`: medians of calls in turns, so that noise hits both."""
+    """Return how long a row takes `after`, in parts of `before`: medians of calls in turns, so that noise hits both.
+
+    A turn has several calls, of which the first are not counted: a server runs one model, whose weights are in the
+    cache as far as they fit, and after one call of the other model they would not be.
+    """
     with one_thread():
         predictors = [predictor_of(model, allow_pickle) for model in (before, after)]
         rows = rows_to_time(data, before.package, seed)
         spent: tuple[list[float], list[float]] = ([], [])
-        for n in range(_WARM_UP + _SINGLE.fewest):
+        for turn in range(_TURNS):
             for predictor, times in zip(predictors, spent, strict=True):
-                times.append(_cpu_ms(predictor, _piece(rows, 1, n)))
-    first, second = (float(np.median(times[_WARM_UP:])) for times in spent)
+                calls = range(turn * _SINGLE.fewest, turn * _SINGLE.fewest + _SETTLING + _SINGLE.fewest // _TURNS)
+                times += [_cpu_ms(predictor, _piece(rows, 1, number)) for number in calls][_SETTLING:]
+    first, second = (float(np.median(times)) for times in spent)
     return second / first
 
 
