@@ -61,7 +61,7 @@ def measure() -> Table:
             rows.append((name, method, spread(faster, "x"), goal, f"{smaller:.3f}"))
     tempfile.tempdir = default  # the Job sets it, in a process of its own
     how = (
-        f"Random weights; CPU time of one row on one thread, calls of both models in turns, {_ROUNDS} rounds: "
+        f"Random weights; CPU time of one row on one thread, ten calls of each model in turns, {_ROUNDS} rounds: "
         f"median (smallest to largest). {_vnni()}"
     )
     return Table(how, ("model", "method", "times as fast", "goal", "size"), tuple(rows))
