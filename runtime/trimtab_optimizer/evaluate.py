@@ -59,8 +59,7 @@ def measure(
     """Measure one model on one thread, also by metrics of its package. Without data, times are of made-up rows."""
     why = lacks_memory(model)
     if why:
-        by_layers = data and model.package.format is ModelFormat.ONNX and not lacks_memory_by_layers(model)
-        answers = _ask_by_layers(model, data, own) if data and by_layers else _no_answers(own, why)
+        answers = _ask_by_layers(model, data, own) if data and _runs_by_layers(model) else _no_answers(own, why)
         return Figures(model.size_bytes(), None, None, answers)
     with one_thread():
         predictor = predictor_of(model, allow_pickle)
@@ -105,6 +104,10 @@ def _ask(predictor: Predictor, data: Dataset, model: Model, own: Mapping[str, Me
     """Let a model answer all rows."""
     size = _batch_size(predictor, data)
     return _judge(map(predictor.predict, data.batches(size)), size, data, model, own)
+
+
+def _runs_by_layers(model: Model) -> bool:
+    return model.package.format is ModelFormat.ONNX and not lacks_memory_by_layers(model)
 
 
 def _ask_by_layers(model: Model, data: Dataset, own: Mapping[str, Metric]) -> Answers:

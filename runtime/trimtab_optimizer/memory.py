@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Final
 
 import onnx
-from onnx import TensorProto
 
 from trimtab_api.errors import InsufficientMemory
 from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.package import Model
-from trimtab_optimizer.streaming.segments import LARGEST, width_of
+from trimtab_optimizer.streaming.segments import LARGEST, held_bytes
 from trimtab_optimizer.streaming.shards import read_header
 
 LIBRARIES: Final = 400 << 20
@@ -52,7 +51,7 @@ def lacks_memory(*models: Model) -> str | None:
 
 def lacks_memory_by_layers(model: Model) -> str | None:
     """Say why a graph cannot be run layer by layer either, or return None where there is memory for it."""
-    sizes = [_held_bytes(tensor) for tensor in onnx.load(model.weights, load_external_data=False).graph.initializer]
+    sizes = [held_bytes(tensor) for tensor in onnx.load(model.weights, load_external_data=False).graph.initializer]
     return _lacks(_COPIES * min(sum(sizes), max([LARGEST, *sizes])))
 
 
@@ -74,14 +73,10 @@ def memory_limit() -> int:
 
 def _loaded_bytes(model: Model) -> int:
     if model.package.format is ModelFormat.ONNX:
-        return _COPIES * sum(map(_held_bytes, onnx.load(model.weights, load_external_data=False).graph.initializer))
+        return _COPIES * sum(map(held_bytes, onnx.load(model.weights, load_external_data=False).graph.initializer))
     if model.weights.suffix != ".safetensors":
         return model.size_bytes()
     return sum(4 * math.prod(item["shape"]) for item in read_header(model.weights)[1].values())
-
-
-def _held_bytes(tensor: TensorProto) -> int:
-    return math.prod(tensor.dims) * width_of(tensor.data_type)
 
 
 def _read(path: Path) -> int:

@@ -11,7 +11,6 @@ Structured pruning, and fine-tuning, work on the PyTorch module; weights alone a
 import shutil
 from functools import partial
 
-import torch
 from torch import fx, nn
 
 from trimtab_api.contract import canonical_json
@@ -24,17 +23,14 @@ from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Checkpoints, Outcome, Workplace
 from trimtab_optimizer.passes.reweighing import reweigh
 from trimtab_optimizer.pruning.streamed import cut_stored_channels
-from trimtab_optimizer.pruning.structured import Cut, cut_channels, importance_of
+from trimtab_optimizer.pruning.structured import Cut, cut_channels, importance_of, rows_to_trace
 from trimtab_optimizer.streaming.edits import zero_smallest
 from trimtab_optimizer.streaming.magnitudes import by_chance, by_magnitude
 from trimtab_optimizer.streaming.reweigh import Choice, Reweighed
-from trimtab_optimizer.tensors import example_inputs
 from trimtab_optimizer.training.finetune import fine_tune
 from trimtab_optimizer.training.loop import History
 from trimtab_optimizer.training.masks import Masks, masks_of
 from trimtab_optimizer.training.rounds import Rounds
-
-_EXAMPLE_ROWS = 2
 
 
 def prune(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
@@ -80,7 +76,7 @@ def _held(options: Prune, model: Model, work: Workplace, histories: list[History
             tune = partial(_fine_tune, options, pruned, model, work, masks_of(pruned, sparse))
             histories.append(rounds.train(pruned, tune))
 
-    inputs = tuple(torch.from_numpy(v) for v in example_inputs(model.package.inputs, _EXAMPLE_ROWS, work.seed).values())
+    inputs = rows_to_trace(model.package, work.seed)
     cut = cut_channels(module, inputs, model.package, options, importance_of(options.method, work.seed), between)
     return save_module(model, module, sparse, work.target), cut
 

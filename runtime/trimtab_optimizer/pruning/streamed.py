@@ -22,13 +22,11 @@ from trimtab_optimizer.importers.pytorch import save_structure, structure_of
 from trimtab_optimizer.importers.structure import Structure, sizes_changed
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.passes.contract import Workplace
-from trimtab_optimizer.pruning.structured import POWERS, Cut, cut_channels, importance_of
+from trimtab_optimizer.pruning.structured import POWERS, Cut, cut_channels, importance_of, rows_to_trace
 from trimtab_optimizer.streaming.shards import read_header
 from trimtab_optimizer.streaming.slices import Slice, write_slices
 from trimtab_optimizer.streaming.weights import Weight, stored_weights
-from trimtab_optimizer.tensors import example_inputs
 
-_EXAMPLE_ROWS: Final = 2
 _AXES: Final[Mapping[Any, int]] = MappingProxyType(
     {
         tp.prune_conv_out_channels: 0,
@@ -47,7 +45,7 @@ def cut_stored_channels(options: Prune, model: Model, work: Workplace) -> tuple[
     module = empty_module(model)
     stored_tensors(module, header, model.weights.name)
     selections = Selections(module, stored_weights(model.weights))
-    inputs = tuple(torch.from_numpy(v) for v in example_inputs(model.package.inputs, _EXAMPLE_ROWS, work.seed).values())
+    inputs = rows_to_trace(model.package, work.seed)
     power = POWERS.get(options.method)
     importance = _StreamedMagnitude(power, selections) if power else importance_of(options.method, work.seed)
     with selections:

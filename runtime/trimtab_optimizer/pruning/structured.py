@@ -12,7 +12,9 @@ from trimtab_api.errors import PassFailed, TrimtabError
 from trimtab_api.package import ModelPackage
 from trimtab_api.spec import Prune
 from trimtab_optimizer.pruning.dependencies import ROOTS, Attention, attentions_of, fixed_layers, quietly
+from trimtab_optimizer.tensors import example_inputs
 
+_ROWS: Final = 2
 _ROUND_TO: Final = 8  # kernels work on so many channels at once
 POWERS: Final = {"l1": 1, "l2": 2}  # of magnitudes; what is not named here goes by chance
 
@@ -53,6 +55,11 @@ def cut_channels(
     names = {part: name for name, part in module.named_modules()}
     heads = {names[item.module]: item.heads for item in attentions}
     return Cut(before, _parameters(module), left, heads)
+
+
+def rows_to_trace(package: ModelPackage, seed: int) -> tuple[torch.Tensor, ...]:
+    """Return made-up rows, by which the tracer sees how layers hang together."""
+    return tuple(torch.from_numpy(values) for values in example_inputs(package.inputs, _ROWS, seed).values())
 
 
 def importance_of(method: str, seed: int) -> Any:

@@ -64,11 +64,8 @@ class Output:
     def write(self, place: Place, position: int, values: NDArray[Any] | bytes) -> None:
         """Write a piece at a position within its tensor. Threads may do so side by side."""
         view = memoryview(values) if isinstance(values, bytes) else np.ascontiguousarray(values).data.cast("B")
-        offset = place.offset + position
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[written:], offset + written
-            self.written += written
+        write_all(self._descriptor, view, place.offset + position)
+        self.written += len(view)
 
     def flush(self) -> None:
         """Wait until all that was written is on the disk."""
@@ -91,3 +88,10 @@ class Output:
         for key, value in (("location", self.path.name), ("offset", place.offset), ("length", place.length)):
             tensor.external_data.add(key=key, value=str(value))
         return tensor
+
+
+def write_all(descriptor: int, view: memoryview, offset: int) -> None:
+    """Write a piece of a file, however many calls that takes."""
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

@@ -6,6 +6,7 @@ inside, is also that of GPTQ, Frantar et al. 2022, arXiv:2210.17323.)
 """
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,9 +101,11 @@ def _run(file: Path, rounds: int, waiting: "_Waiting", measured: Set[str], large
         waiting.keep_only(outputs.union(*(later.takes for later in segments[number + 1 :])))
 
 
-def width_of(data_type: int) -> int:
-    """Return the bytes of a number of a constant, once it is loaded."""
-    return 4 if data_type in _HALVES else helper.tensor_dtype_to_np_dtype(data_type).itemsize
+def held_bytes(tensor: TensorProto) -> int:
+    """Return the bytes of a constant once it is loaded."""
+    halves = tensor.data_type in _HALVES
+    width = 4 if halves else helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * width
 
 
 def segments_of(graph: GraphProto, largest: int) -> list[Segment]:
@@ -118,7 +121,7 @@ def segments_of(graph: GraphProto, largest: int) -> list[Segment]:
 
 
 def _groups(graph: GraphProto, largest: int) -> Iterator[list[NodeProto]]:
-    sizes = {tensor.name: _size(tensor) for tensor in graph.initializer}
+    sizes = {tensor.name: held_bytes(tensor) for tensor in graph.initializer}
     nodes: list[NodeProto] = []
     held: set[str] = set()
     for node in graph.node:
@@ -129,10 +132,6 @@ def _groups(graph: GraphProto, largest: int) -> Iterator[list[NodeProto]]:
         nodes.append(node)
         held |= wanted
     yield nodes
-
-
-def _size(tensor: TensorProto) -> int:
-    return int(np.prod(tensor.dims, dtype=np.int64)) * width_of(tensor.data_type)
 
 
 def _read_by(nodes: Sequence[NodeProto]) -> set[str]:

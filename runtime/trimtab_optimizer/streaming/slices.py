@@ -1,6 +1,5 @@
 """Parts of stored tensors, some indices of each axis: their norms, and a file of what is left, piece by piece."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab_optimizer.streaming.carrying import carry_out
 from trimtab_optimizer.streaming.magnitudes import pieces
+from trimtab_optimizer.streaming.output import write_all
 from trimtab_optimizer.streaming.shards import encode_header
 from trimtab_optimizer.streaming.weights import STORED, Weight
 
@@ -98,7 +98,5 @@ def write_slices(slices: Mapping[str, Slice], target: Path) -> None:
 def _fill(part: Slice, target: Path, offset: int) -> None:
     with target.open("r+b", buffering=0) as file:
         for values in part.stored():
-            view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-            while view:
-                written = os.pwrite(file.fileno(), view, offset)
-                view, offset = view[written:], offset + written
+            write_all(file.fileno(), np.ascontiguousarray(values).reshape(-1).view(np.uint8).data, offset)
+            offset += values.nbytes
