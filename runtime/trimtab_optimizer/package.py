@@ -81,6 +81,14 @@ def write_package(folder: Path, package: ModelPackage) -> Model:
     return Model(folder, package)
 
 
+def copy_beside_weights(model: Model, target: Path) -> None:
+    """Copy all that a package has beside its weights into a new folder."""
+    weights = model.weights
+    shutil.copytree(
+        model.folder, target, ignore=lambda folder, names: [weights.name] if folder == str(weights.parent) else []
+    )
+
+
 def share_file(source: Path, target: Path) -> None:
     """Give a file that nobody changes a second name; where the file system has none, copy it."""
     try:

@@ -1,6 +1,5 @@
 """PyTorch packages: code of the package builds the module, safetensors fill it."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from trimtab_api.errors import InvalidPackage, UnsafeFormat
 from trimtab_api.package import STRUCTURE_FILE, WEIGHTS_FILE, ModelPackage, Tensor
 from trimtab_optimizer.importers.code import find_callable, flat, importable
 from trimtab_optimizer.importers.structure import Structure, read_structure, shrink, sizes_changed
-from trimtab_optimizer.package import Model, confined, write_package
+from trimtab_optimizer.package import Model, confined, copy_beside_weights, write_package
 from trimtab_optimizer.tensors import dtype_of, example_inputs, fits
 
 _PICKLED = frozenset({".pth", ".pt", ".pkl", ".bin", ".ckpt"})
@@ -64,10 +63,7 @@ def save_module(base: Model, module: nn.Module, sparse: tuple[str, ...], target:
 
 def save_structure(base: Model, structure: Structure, target: Path) -> Model:
     """Write a package with another structure, which lacks its weights: they are to go into WEIGHTS_FILE."""
-    weights = base.weights
-    shutil.copytree(
-        base.folder, target, ignore=lambda folder, names: [weights.name] if folder == str(weights.parent) else []
-    )
+    copy_beside_weights(base, target)
     (target / STRUCTURE_FILE).write_text(canonical_json(structure.to_dict()), encoding="utf-8")
     return write_package(target, base.package.model_copy(update={"weights": WEIGHTS_FILE, "structure": STRUCTURE_FILE}))
 

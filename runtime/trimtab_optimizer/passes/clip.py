@@ -18,5 +18,5 @@ def clip(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     assert options
     if not 50 <= options.percentile < 100:
         raise PassFailed(f"clip: percentile is {options.percentile:g}; take one from 50 to below 100, such as 99.9")
-    made, done = reweigh("clip", model, work, lambda w: clip_at(w, options.percentile), options.ignored_layers)
+    made, done = reweigh("clip", model, work, clip_at(options.percentile), options.ignored_layers)
     return Outcome(made, {"weights": len(done.weights)})

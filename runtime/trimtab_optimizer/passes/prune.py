@@ -24,9 +24,8 @@ from trimtab_optimizer.passes.contract import Checkpoints, Outcome, Workplace
 from trimtab_optimizer.passes.reweighing import reweigh
 from trimtab_optimizer.pruning.streamed import cut_stored_channels
 from trimtab_optimizer.pruning.structured import Cut, cut_channels, importance_of, rows_to_trace
-from trimtab_optimizer.streaming.edits import zero_smallest
-from trimtab_optimizer.streaming.magnitudes import by_chance, by_magnitude
-from trimtab_optimizer.streaming.reweigh import Choice, Reweighed
+from trimtab_optimizer.streaming.edits import Choice, by_chance, by_magnitude, zero_smallest
+from trimtab_optimizer.streaming.reweigh import Reweighed
 from trimtab_optimizer.training.finetune import fine_tune
 from trimtab_optimizer.training.loop import History
 from trimtab_optimizer.training.masks import Masks, masks_of
@@ -119,8 +118,8 @@ def _tuned(options: Prune, marked: Model, work: Workplace) -> tuple[Model, Histo
 
 
 def _choice(options: Prune, seed: int) -> Choice:
-    scoring = by_chance(seed) if options.method == "random" else by_magnitude
-    return lambda weights: zero_smallest(weights, scoring, options.amount, options.scope == "global")
+    scoring = partial(by_chance, seed) if options.method == "random" else by_magnitude
+    return zero_smallest(scoring, options.amount, options.scope == "global")
 
 
 def _notes(done: Reweighed) -> dict[str, object]:

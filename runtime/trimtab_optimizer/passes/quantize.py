@@ -32,6 +32,7 @@ from trimtab_optimizer.measuring.operators import count_operators
 from trimtab_optimizer.package import Model, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.quantize_litert import quantize_litert
+from trimtab_optimizer.passes.resuming import place_to_write
 from trimtab_optimizer.passes.reweighing import with_dense_weights
 from trimtab_optimizer.passes.static_int8 import calibrated, is_large_graph, quantize_static_int8
 from trimtab_optimizer.streaming.kernels import BITS, BLOCK_SIZE, COLUMN_CODES, FULL_CODES
@@ -82,15 +83,8 @@ def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Ou
 
 
 def _rewrite(model: Model, target: Path, scheme: Scheme, work: Workplace) -> Rewritten:
-    """Rewrite a graph; where a folder outlives this process, a second one goes on with what is there."""
-    if work.unfinished is None:
-        return rewrite(model.weights, target, scheme)
-    work.unfinished.mkdir(parents=True, exist_ok=True)
-    done = rewrite(model.weights, work.unfinished / target.name, scheme, key=work.unfinished.name)
-    for file in work.unfinished.iterdir():
-        shutil.move(file, target.with_name(file.name))
-    work.unfinished.rmdir()
-    return done
+    with place_to_write(work) as place:
+        return rewrite(model.weights, place.folder / target.name, scheme, key=place.key)
 
 
 def _fastest(options: Quantize, model: Model, work: Workplace) -> Outcome:

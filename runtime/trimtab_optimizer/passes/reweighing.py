@@ -1,14 +1,15 @@
 """Change the weights of a model at either stage: what prune and clip share, and what reads dense weights."""
 
-import shutil
 from pathlib import Path
 
 from trimtab_api.errors import PassFailed
 from trimtab_api.package import ONNX_FILE, WEIGHTS_FILE
 from trimtab_api.spec import ModelFormat
-from trimtab_optimizer.package import Model, write_package
+from trimtab_optimizer.package import Model, copy_beside_weights, write_package
 from trimtab_optimizer.passes.contract import Workplace
-from trimtab_optimizer.streaming.reweigh import Choice, Reweighed, reweigh_onnx, reweigh_safetensors
+from trimtab_optimizer.passes.resuming import place_to_write
+from trimtab_optimizer.streaming.edits import Choice
+from trimtab_optimizer.streaming.reweigh import Reweighed, reweigh_onnx, reweigh_safetensors
 from trimtab_optimizer.streaming.sparse import unpack
 
 
@@ -21,13 +22,14 @@ def reweigh(
     """
     if model.package.format is ModelFormat.ONNX:
         work.target.mkdir(parents=True)
-        done = reweigh_onnx(model.weights, work.target / ONNX_FILE, work.scratch, choose, ignored)
+        with place_to_write(work) as place:
+            done = reweigh_onnx(model.weights, place.folder / ONNX_FILE, work.scratch, choose, ignored, place.key)
         return write_package(work.target, model.package), done
-    _check_safetensors(name, model.weights)
-    shutil.copytree(model.folder, work.target)
-    target = work.target / (model.package.weights or WEIGHTS_FILE)
-    done = reweigh_safetensors(model.weights, target, choose, ignored)
-    return Model(work.target, model.package), done
+    check_safetensors(name, model.weights)
+    copy_beside_weights(model, work.target)
+    with place_to_write(work) as place:
+        done = reweigh_safetensors(model.weights, place.folder / WEIGHTS_FILE, choose, ignored, place.key)
+    return write_package(work.target, model.package.model_copy(update={"weights": WEIGHTS_FILE})), done
 
 
 def with_dense_weights(model: Model, scratch: Path) -> Model:
@@ -37,6 +39,7 @@ def with_dense_weights(model: Model, scratch: Path) -> Model:
     return Model(folder, model.package) if unpack(model.weights, folder / ONNX_FILE) else model
 
 
-def _check_safetensors(name: str, weights: Path) -> None:
+def check_safetensors(name: str, weights: Path) -> None:
+    """Refuse weights in another form than safetensors. Raises PassFailed."""
     if weights.suffix != ".safetensors":
         raise PassFailed(f"{name} reads weights in safetensors, not {weights.name}; save them again, or convert first")

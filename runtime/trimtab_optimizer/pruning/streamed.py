@@ -22,6 +22,7 @@ from trimtab_optimizer.importers.pytorch import save_structure, structure_of
 from trimtab_optimizer.importers.structure import Structure, sizes_changed
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.passes.contract import Workplace
+from trimtab_optimizer.passes.resuming import place_to_write
 from trimtab_optimizer.pruning.structured import POWERS, Cut, cut_channels, importance_of, rows_to_trace
 from trimtab_optimizer.streaming.shards import read_header
 from trimtab_optimizer.streaming.slices import Slice, write_slices
@@ -52,7 +53,8 @@ def cut_stored_channels(options: Prune, model: Model, work: Workplace) -> tuple[
         cut = cut_channels(module, inputs, model.package, options, importance)
     structure = Structure(sizes=sizes_changed(bare_module(model), module), sparse=structure_of(model).sparse)
     made = save_structure(model, structure, work.target)
-    write_slices(selections.left_of(module), work.target / WEIGHTS_FILE)
+    with place_to_write(work) as place:
+        write_slices(selections.left_of(module), place.folder / WEIGHTS_FILE, place.key)
     _check(made)
     return made, cut
 

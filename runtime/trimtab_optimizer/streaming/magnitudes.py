@@ -5,9 +5,10 @@ within the one bucket that holds the rank, by their lower half (a radix selectio
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from trimtab_optimizer.streaming.kernels import Floats
 from trimtab_optimizer.streaming.weights import Weight
 
 Scores = NDArray[np.uint32]
-Scoring = Callable[[Weight, int, Floats], Scores]  # weight, position of the first value, values -> one score each
+Part = tuple[Weight, range]  # some rows of a weight
+_Counted = TypeVar("_Counted")
 
 _STRIP: Final = 1 << 20  # floats read at once
 _BUCKETS: Final = 1 << 16
@@ -27,47 +29,69 @@ _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 
 
-def by_magnitude(weight: Weight, start: int, values: Floats) -> Scores:
-    """Score values by their distance from zero."""
-    return values.reshape(-1).view(np.uint32) & np.uint32(0x7FFFFFFF)
+class Scoring(Protocol):
+    """What values are ranked by."""
+
+    def score(self, weight: Weight, rows: range, columns: range, values: Floats) -> Scores:
+        """Return a score for each value of a part of a weight, in the same shape."""
 
 
-def by_chance(seed: int) -> Scoring:
-    """Return a scoring that follows from seed, name and position alone, so that a second run finds the same.
+@dataclass(frozen=True, slots=True)
+class ByMagnitude:
+    """Values are ranked by their distance from zero."""
 
+    kind: Literal["magnitude"] = "magnitude"
+
+    def score(self, weight: Weight, rows: range, columns: range, values: Floats) -> Scores:
+        """Return the bits of the magnitudes."""
+        return values.view(np.uint32) & np.uint32(0x7FFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class ByChance:
+    """A rank that follows from seed, name and position alone, so that a second run finds the same.
+
+    `name` is that of the weight where the ranks were first given: it may have another one by now.
     The mix is that of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
     """
 
-    def score(weight: Weight, start: int, values: Floats) -> Scores:
-        key = np.uint64(zlib.crc32(f"{seed}/{weight.name}".encode()) << 20)
+    seed: int
+    name: str
+    kind: Literal["chance"] = "chance"
+
+    def score(self, weight: Weight, rows: range, columns: range, values: Floats) -> Scores:
+        """Return scores that know nothing of the values."""
+        key = np.uint64(zlib.crc32(f"{self.seed}/{self.name}".encode()) << 20)
+        first = np.arange(rows.start, rows.stop, dtype=np.uint64)[:, None] * np.uint64(weight.columns)
         with np.errstate(over="ignore"):
-            mixed = (np.arange(start, start + values.size, dtype=np.uint64) + key) * _GOLDEN
+            places: NDArray[np.uint64] = np.add(first, np.arange(columns.start, columns.stop, dtype=np.uint64))
+            mixed: NDArray[np.uint64] = (places + key) * _GOLDEN
             mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
             mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
         return (mixed >> np.uint64(32)).astype(np.uint32)
 
-    return score
-
 
 def magnitude(score: int) -> float:
-    """Return the magnitude that a score of by_magnitude stands for."""
+    """Return the magnitude that a score of ByMagnitude stands for."""
     return float(np.array([score], np.uint32).view(np.float32)[0])
 
 
-def strips(weight: Weight) -> Iterator[tuple[int, Floats]]:
-    """Yield a weight piece by piece, with the position of each piece's first value."""
-    for rows in pieces(weight):
-        yield rows.start * weight.columns, weight.read(rows)
-
-
-def ranked(weights: Sequence[Weight], scoring: Scoring, rank: int) -> int:
+def ranked(weights: Sequence[Weight], scoring: Callable[[Weight], Scoring], rank: int) -> int:
     """Return the score at a rank, counted from 0 at the smallest, over all weights together."""
-    parts = [(weight, rows) for weight in weights for rows in pieces(weight)]
-    upper = _histogram(parts, scoring, None)
+    upper = _histogram(weights, scoring, None)
     bucket = int(np.searchsorted(np.cumsum(upper), rank, side="right"))
     below = int(upper[:bucket].sum())
-    lower = _histogram(parts, scoring, bucket)
+    lower = _histogram(weights, scoring, bucket)
     return (bucket << 16) | int(np.searchsorted(np.cumsum(lower), rank - below, side="right"))
+
+
+def count_kept(weight: Weight) -> int:
+    """Return how many values of a weight are not zero."""
+
+    def count(own: list[Part]) -> int:
+        return sum(int(np.count_nonzero(item.read(rows))) for item, rows in own)
+
+    return sum(_by_threads([weight], count))
 
 
 def pieces(weight: Weight) -> list[range]:
@@ -76,22 +100,27 @@ def pieces(weight: Weight) -> list[range]:
     return [range(start, min(start + step, weight.rows)) for start in range(0, weight.rows, step)]
 
 
-def _histogram(parts: list[tuple[Weight, range]], scoring: Scoring, bucket: int | None) -> NDArray[np.int64]:
+def _histogram(
+    weights: Sequence[Weight], scoring: Callable[[Weight], Scoring], bucket: int | None
+) -> NDArray[np.int64]:
     """Count scores by their upper half, or those of one bucket by their lower half; each thread counts for itself."""
 
-    def count(own: list[tuple[Weight, range]]) -> NDArray[np.int64]:
+    def count(own: list[Part]) -> NDArray[np.int64]:
         found = np.zeros(_BUCKETS, np.int64)
         for weight, rows in own:
-            scores = scoring(weight, rows.start * weight.columns, weight.read(rows))
+            scores = scoring(weight).score(weight, rows, range(weight.columns), weight.read(rows)).reshape(-1)
             halves = scores >> np.uint32(16)
             if bucket is not None:
                 halves = scores[halves == bucket] & np.uint32(0xFFFF)
             found += np.bincount(halves, minlength=_BUCKETS)
         return found
 
-    threads = thread_count()
-    with ThreadPoolExecutor(threads) as pool:
-        total: NDArray[np.int64] = sum(
-            pool.map(count, (parts[n::threads] for n in range(threads))), np.zeros(_BUCKETS, np.int64)
-        )
+    total: NDArray[np.int64] = sum(_by_threads(weights, count), np.zeros(_BUCKETS, np.int64))
     return total
+
+
+def _by_threads(weights: Sequence[Weight], count: Callable[[list[Part]], _Counted]) -> list[_Counted]:
+    """Return what each of a few threads made of its own parts of weights."""
+    parts, threads = [(weight, rows) for weight in weights for rows in pieces(weight)], thread_count()
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(count, (parts[n::threads] for n in range(threads))))

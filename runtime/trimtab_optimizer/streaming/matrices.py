@@ -61,7 +61,8 @@ class Matrix:
             columns = range(outputs.start + rows.start, outputs.start + rows.stop)
             stored = self.weight.read_stored(columns)
             for inputs in ranges(self.inputs, max(1, STRIP // len(columns) // block) * block):
-                yield inputs, columns, kernels.turned(self.weight.as_floats(stored[:, inputs.start : inputs.stop]))
+                values = self.weight.as_floats(stored[:, inputs.start : inputs.stop], columns, inputs)
+                yield inputs, columns, kernels.turned(values)
 
 
 def strips(matrix: Matrix, outputs: range, block: int, within: range | None = None) -> Iterator[tuple[range, range]]:

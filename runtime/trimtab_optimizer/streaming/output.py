@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +26,15 @@ class Place:
 
 
 @dataclass
-class Output:
-    """The file of new tensors beside a graph. A context: leaving it waits until all is on the disk.
-
-    Where all tensors fit into the graph itself, no file is left.
-    """
+class Sink:
+    """A file that threads write side by side, piece by piece. A context: leaving it waits until all is on the disk."""
 
     path: Path
     goes_on: bool = False  # keep what an earlier process wrote
     written: int = 0  # by this process, in bytes
-    _places: list[Place] = field(default_factory=list)
-    _end: int = 0
     _descriptor: int = -1
 
-    def __enter__(self) -> "Output":
+    def __enter__(self) -> Self:
         begin = 0 if self.goes_on else os.O_TRUNC
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | begin, 0o644)
         return self
@@ -50,6 +45,35 @@ class Output:
         if error is None:
             os.fsync(self._descriptor)
         os.close(self._descriptor)
+
+    def put(self, offset: int, values: NDArray[Any] | bytes) -> None:
+        """Write a piece, however many calls that takes."""
+        view = (
+            memoryview(values)
+            if isinstance(values, bytes)
+            else np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+        )
+        self.written += len(view)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def flush(self) -> None:
+        """Wait until all that was written is on the disk."""
+        os.fsync(self._descriptor)
+
+
+@dataclass
+class Output(Sink):
+    """The file of new tensors beside a graph. Where all of them fit into the graph itself, no file is left."""
+
+    _places: list[Place] = field(default_factory=list)
+    _end: int = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
         if self.is_inline:
             self.path.unlink()
 
@@ -62,14 +86,8 @@ class Output:
         return place
 
     def write(self, place: Place, position: int, values: NDArray[Any] | bytes) -> None:
-        """Write a piece at a position within its tensor. Threads may do so side by side."""
-        view = memoryview(values) if isinstance(values, bytes) else np.ascontiguousarray(values).data.cast("B")
-        write_all(self._descriptor, view, place.offset + position)
-        self.written += len(view)
-
-    def flush(self) -> None:
-        """Wait until all that was written is on the disk."""
-        os.fsync(self._descriptor)
+        """Write a piece at a position within its tensor."""
+        self.put(place.offset + position, values)
 
     def tensors(self) -> list[TensorProto]:
         """Return the new tensors: within the graph where all of them are small, else by their place in the file."""
@@ -88,10 +106,3 @@ class Output:
         for key, value in (("location", self.path.name), ("offset", place.offset), ("length", place.length)):
             tensor.external_data.add(key=key, value=str(value))
         return tensor
-
-
-def write_all(descriptor: int, view: memoryview, offset: int) -> None:
-    """Write a piece of a file, however many calls that takes."""
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

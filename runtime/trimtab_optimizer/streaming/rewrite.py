@@ -5,9 +5,10 @@ which does all three, so that disk and cores are busy at the same time (numpy an
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import onnx
@@ -15,13 +16,15 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from trimtab_api.errors import PassFailed
 from trimtab_optimizer.streaming.carrying import carry_out, copies, replace_tensors
+from trimtab_optimizer.streaming.edits import Remember
 from trimtab_optimizer.streaming.graphs import all_nodes, free_prefix, opset_of
 from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.links import Origin, Use, origins, remove_dead_links, uses
 from trimtab_optimizer.streaming.matrices import Matrix
 from trimtab_optimizer.streaming.output import Output
+from trimtab_optimizer.streaming.reweigh import dense_work, edited_weights
 from trimtab_optimizer.streaming.schemes import MICROSOFT, Scheme
-from trimtab_optimizer.streaming.weights import weight_of
+from trimtab_optimizer.streaming.weights import Edits, weight_of
 
 _SMALLEST: Final = 64  # weights below which there is nothing to gain
 
@@ -35,11 +38,17 @@ class Rewritten:
 
 
 def rewrite(
-    source: Path, target: Path, scheme: Scheme, threads: int | None = None, key: str | None = None
+    source: Path,
+    target: Path,
+    scheme: Scheme,
+    threads: int | None = None,
+    key: str | None = None,
+    edits: Callable[[Remember], Edits] | None = None,
 ) -> Rewritten:
     """Write `source` to `target` with its matrices stored by a scheme. The graph appears last, and whole.
 
     With a `key`, that of the weights, a second call goes on where one that was killed was, in the same folder.
+    `edits` returns those that weights get first, by name; what they find is remembered in the same way.
 
     Raises InvalidPackage for broken weights, and PassFailed for a graph that this cannot carry over.
 
@@ -48,32 +57,33 @@ def rewrite(
     model = onnx.load(source, load_external_data=False)
     graph, data = model.graph, target.with_name(f"{target.name}.data")
     _check(model, scheme)
-    journal = _journal_of(model, target, scheme, key) if key else None
+    journal = Journal(target, _key_of(model, scheme, key) if key else None)
+    changes = edits(journal.remember) if edits else {}
     matrices = {
         result: matrix
-        for result, matrix in find_matrices(graph, source.parent).items()
+        for result, matrix in find_matrices(graph, source.parent, changes).items()
         if scheme.is_faster or not matrix.is_kept  # a second form of a table is not smaller
     }
-    with Output(data, bool(journal and journal.goes_on)) as output:
+    with Output(data, journal.goes_on) as output:
         work = [piece for matrix in _each_once(matrices) for piece in scheme.work(matrix, output)]
         replaced = {matrix.weight.name for matrix in matrices.values() if not matrix.is_kept}
+        still_floats = [item for item in edited_weights(graph, source.parent, changes) if item.name not in replaced]
+        work += [piece for weight in still_floats for piece in dense_work(weight, output)]
+        replaced |= {weight.name for weight in still_floats}
         work += copies(graph, source.parent, output, replaced)
-        carry_out(journal.left(work, output) if journal else work, threads)
+        carry_out(journal.left(work, output), threads)
         _replace_nodes(graph, matrices, scheme)
         replace_tensors(graph, output, replaced)
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     _save(model, target)
-    if journal:
-        journal.forget()
+    journal.forget()
     changed = tuple(sorted({matrix.weight.name for matrix in matrices.values()}))
     return Rewritten(changed, tuple(sorted(_float_matrices(graph))))
 
 
-def _journal_of(model: ModelProto, target: Path, scheme: Scheme, key: str) -> Journal:
-    """Return the journal of this work, beside its output."""
-    graph = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    return Journal(target.with_name(f"{target.name}.journal"), f"{key} {graph} {scheme!r}")
+def _key_of(model: ModelProto, scheme: Scheme, key: str) -> str:
+    return f"{key} {hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()} {scheme!r}"
 
 
 def _save(model: ModelProto, target: Path) -> None:
@@ -83,7 +93,7 @@ def _save(model: ModelProto, target: Path) -> None:
     unfinished.replace(target)
 
 
-def find_matrices(graph: GraphProto, folder: Path) -> dict[str, Matrix]:
+def find_matrices(graph: GraphProto, folder: Path, edits: Edits = MappingProxyType({})) -> dict[str, Matrix]:
     """Return the matrix products that can be rewritten, by the name of their result.
 
     The weight has to be a constant float matrix that such products read in one orientation. What looks up rows may read
@@ -94,7 +104,7 @@ def find_matrices(graph: GraphProto, folder: Path) -> dict[str, Matrix]:
     ways = {result: _way(node, values[node.input[1]]) for result, node in products.items()}
     found = uses(graph, values, ways)
     tensors = {result: values[node.input[1]].tensor for result, node in products.items()}
-    weights = {tensor.name: weight_of(tensor, folder) for tensor in tensors.values()}
+    weights = {item.name: replace(weight_of(item, folder), edits=edits.get(item.name, ())) for item in tensors.values()}
     matrices = {}
     for result, node in products.items():
         weight, way = weights[tensors[result].name], ways[result]

@@ -1,5 +1,6 @@
 """Parts of stored tensors, some indices of each axis: their norms, and a file of what is left, piece by piece."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,15 +10,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab_optimizer.streaming.carrying import carry_out
+from trimtab_optimizer.streaming.carrying import Work, carry_out
+from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.magnitudes import pieces
-from trimtab_optimizer.streaming.output import write_all
+from trimtab_optimizer.streaming.output import Sink
 from trimtab_optimizer.streaming.shards import encode_header
 from trimtab_optimizer.streaming.weights import STORED, Weight
 
 Indices = NDArray[np.int64]
 
 _TYPES: Final = {dtype: name for name, dtype in STORED.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a stored tensor that are read together, and those of them that are left."""
+
+    read: range
+    rows: Indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +61,27 @@ class Slice:
 
         Raises InvalidPackage for a file that is cut off or holds values that are no numbers.
         """
-        parts = (np.abs(values) ** power for values in self._parts(self.weight.read))
+        parts = (np.abs(self._read(piece, self.weight.read)) ** power for piece in self.pieces())
         others = tuple(other for other in range(len(self.dims)) if other != axis)
         sums = [part.sum(others, np.float64) for part in parts]
         total = np.concatenate(sums) if axis == 0 else np.sum(sums, axis=0)
         return total.astype(np.float32)
 
-    def stored(self) -> Iterator[NDArray[Any]]:
-        """Yield what is left in the type that it is stored in, some rows at a time. Raises InvalidPackage."""
-        return self._parts(self.weight.read_stored)
-
-    def _parts(self, read: Callable[[range], NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    def pieces(self) -> list[Piece]:
+        """Return the parts that are read in one piece each; without those of which nothing is left."""
         rows = self._places(0) if self.weight.dims else np.zeros(1, np.int64)
-        for piece in pieces(self.weight):
-            first, end = np.searchsorted(rows, (piece.start, piece.stop))
-            if first < end:
-                values = read(piece).reshape(len(piece), *self.weight.dims[1:])
-                yield self._cut(values[rows[first:end] - piece.start])
+        found = [
+            Piece(part, rows[slice(*np.searchsorted(rows, (part.start, part.stop)))]) for part in pieces(self.weight)
+        ]
+        return [piece for piece in found if len(piece.rows)]
+
+    def stored(self, piece: Piece) -> NDArray[Any]:
+        """Return what is left of a part, in the type that it is stored in. Raises InvalidPackage."""
+        return self._read(piece, self.weight.read_stored)
+
+    def _read(self, piece: Piece, read: Callable[[range], NDArray[Any]]) -> NDArray[Any]:
+        values = read(piece.read).reshape(len(piece.read), *self.weight.dims[1:])
+        return self._cut(values[piece.rows - piece.read.start])
 
     def _places(self, axis: int) -> Indices:
         return self.kept.get(axis, np.arange(self.weight.dims[axis]))
@@ -79,8 +93,21 @@ class Slice:
         return values
 
 
-def write_slices(slices: Mapping[str, Slice], target: Path) -> None:
-    """Write a safetensors file of what is left of each tensor, by name. Raises InvalidPackage for a file cut off."""
+def write_slices(slices: Mapping[str, Slice], target: Path, key: str | None = None) -> None:
+    """Write a safetensors file of what is left of each tensor, by name. Raises InvalidPackage for a file cut off.
+
+    With a `key`, that of the work, a second call goes on where one that was killed was.
+    """
+    begin, offsets = _layout(slices)
+    journal = Journal(target, f"{key} {hashlib.sha256(begin).hexdigest()}" if key else None)
+    with Sink(target, journal.goes_on) as sink:
+        work = [piece for name, part in slices.items() for piece in _work(part, offsets[name], sink)]
+        carry_out(journal.left([partial(sink.put, 0, begin), *work], sink))
+    journal.forget()
+
+
+def _layout(slices: Mapping[str, Slice]) -> tuple[bytes, dict[str, int]]:
+    """Return the beginning of a safetensors file, and where in the file each tensor begins."""
     header: dict[str, Any] = {}
     end = 0
     for name, part in slices.items():
@@ -88,15 +115,16 @@ def write_slices(slices: Mapping[str, Slice], target: Path) -> None:
         header[name] = {"dtype": _TYPES[part.weight.dtype], "shape": list(part.dims), "data_offsets": offsets}
         end += part.size_bytes
     begin = encode_header(header)
-    with target.open("wb") as file:
-        file.write(begin)
-        file.truncate(len(begin) + end)
-    offsets = [len(begin) + item["data_offsets"][0] for item in header.values()]
-    carry_out([partial(_fill, part, target, offset) for part, offset in zip(slices.values(), offsets, strict=True)])
+    return begin, {name: len(begin) + item["data_offsets"][0] for name, item in header.items()}
 
 
-def _fill(part: Slice, target: Path, offset: int) -> None:
-    with target.open("r+b", buffering=0) as file:
-        for values in part.stored():
-            write_all(file.fileno(), np.ascontiguousarray(values).reshape(-1).view(np.uint8).data, offset)
-            offset += values.nbytes
+def _work(part: Slice, offset: int, sink: Sink) -> Iterator[Work]:
+    """Yield the pieces of work that write what is left of a tensor."""
+    row = part.size_bytes // max(1, part.dims[0]) if part.dims else part.size_bytes
+    for piece in part.pieces():
+        yield partial(_fill, part, piece, offset, sink)
+        offset += len(piece.rows) * row
+
+
+def _fill(part: Slice, piece: Piece, offset: int, sink: Sink) -> None:
+    sink.put(offset, part.stored(piece))

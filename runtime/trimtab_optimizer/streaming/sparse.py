@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trimtab_optimizer.streaming.carrying import Work, carry_out, copies, replace_tensors
-from trimtab_optimizer.streaming.edits import Edit
-from trimtab_optimizer.streaming.magnitudes import strips
+from trimtab_optimizer.streaming.magnitudes import pieces
 from trimtab_optimizer.streaming.output import Output, Place
 from trimtab_optimizer.streaming.weights import Weight, stored_bytes
 
@@ -50,16 +49,11 @@ class Packed:
 
 
 def is_worth_it(weight: Weight, kept: int) -> bool:
-    """Say whether a weight with so many values that are not zero is smaller when packed."""
-    return weight.count / 8 + kept * 4 < _WORTH * weight.count * 4
+    """Say whether a float32 weight with so many values that are not zero is smaller when packed."""
+    return weight.dtype == np.float32 and weight.count / 8 + kept * 4 < _WORTH * weight.count * 4
 
 
-def count_kept(weight: Weight, edit: Edit) -> int:
-    """Return how many values of a weight are not zero after an edit."""
-    return sum(int(np.count_nonzero(edit.apply(weight, start, values))) for start, values in strips(weight))
-
-
-def pack(weight: Weight, kept: int, edit: Edit, prefix: str, output: Output) -> tuple[Packed, list[NodeProto], Work]:
+def pack(weight: Weight, kept: int, prefix: str, output: Output) -> tuple[Packed, list[NodeProto], Work]:
     """Reserve mask and values of a weight; return their names, the nodes that make it, and the work that fills them."""
     name = f"{prefix}{weight.name}"
     size = -(-weight.count // 8)
@@ -67,7 +61,7 @@ def pack(weight: Weight, kept: int, edit: Edit, prefix: str, output: Output) -> 
     values = output.reserve(f"{name}_kept", TensorProto.FLOAT, (kept + 1,), (kept + 1) * 4)
     nodes = list(_nodes(weight, name))
     packed = Packed(mask.name, values.name, weight.dims, tuple(node.name for node in nodes))
-    return packed, nodes, partial(_fill, weight, edit, output, mask, values)
+    return packed, nodes, partial(_fill, weight, output, mask, values)
 
 
 def remember(model: ModelProto, packed: Mapping[str, Packed]) -> None:
@@ -131,14 +125,14 @@ def _nodes(weight: Weight, name: str) -> Iterator[NodeProto]:
     yield node("Reshape", [f"{name}_dense", f"{name}_dims"], weight.name)
 
 
-def _fill(weight: Weight, edit: Edit, output: Output, mask: Place, values: Place) -> None:
+def _fill(weight: Weight, output: Output, mask: Place, values: Place) -> None:
     """Write mask and values in order; bits that fill no byte wait for the next piece."""
     waiting, bits_at, values_at = np.zeros(0, np.bool_), 0, _ZERO.nbytes
     output.write(values, 0, _ZERO)
-    for start, piece in strips(weight):
-        edited = edit.apply(weight, start, piece).reshape(-1)
-        chosen = edited != 0
-        kept = edited[chosen]
+    for rows in pieces(weight):
+        piece = weight.read(rows).reshape(-1)
+        chosen = piece != 0
+        kept = piece[chosen]
         output.write(values, values_at, kept)
         values_at += kept.nbytes
         bits = np.concatenate([waiting, chosen])

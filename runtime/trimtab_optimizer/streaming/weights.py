@@ -1,9 +1,10 @@
 """Tensors of a graph or of a safetensors file, wherever their bytes are: read piece by piece."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -28,9 +29,19 @@ STORED: Final[dict[str, np.dtype[Any]]] = {  # what safetensors calls a type
 }
 
 
+class Edit(Protocol):
+    """Other values in the place of those of a weight: a function of each value alone, and of where it is."""
+
+    def apply(self, weight: "Weight", rows: range, columns: range, values: Floats) -> Floats:
+        """Return new values for a part of a weight, [rows, columns]."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A tensor seen as [rows, columns]; `file` is None where the graph holds the bytes itself."""
+    """A tensor seen as [rows, columns]; `file` is None where the graph holds the bytes itself.
+
+    Who reads numbers finds them as `edits` leave them, one after the other; stored bytes are as they are.
+    """
 
     name: str
     dims: tuple[int, ...]
@@ -38,6 +49,7 @@ class Weight:
     file: Path | None
     offset: int
     inline: NDArray[Any] | None
+    edits: tuple[Edit, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -58,16 +70,14 @@ class Weight:
     def read(self, rows: range, columns: range | None = None) -> Floats:
         """Return a part as float32. Raises InvalidPackage where the file ends before it or it holds no numbers."""
         wanted = range(self.columns) if columns is None else columns
-        return self.as_floats(self._read(rows, wanted))
+        return self.as_floats(self._read(rows, wanted), rows, wanted)
 
-    def as_floats(self, stored: NDArray[Any]) -> Floats:
-        """Return values of this tensor as float32. Raises InvalidPackage where some are no numbers."""
+    def as_floats(self, stored: NDArray[Any], rows: range, columns: range) -> Floats:
+        """Return the float32 values of a part that was read. Raises InvalidPackage where some are no numbers."""
         found = to_float32(stored)
-        # A sum is no number as soon as one of its parts is none, and much cheaper than to look at each of them.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(found.sum())
-        if suspicious and not np.isfinite(found).all():
-            raise InvalidPackage(f"tensor {self.name} holds NaN or infinity; train or export the model again")
+        self._check_numbers(found)
+        for edit in self.edits:
+            found = edit.apply(self, rows, columns, found)
         return found
 
     def read_stored(self, rows: range) -> NDArray[Any]:
@@ -84,6 +94,13 @@ class Weight:
         if len(found) != length:
             raise self._truncated()
         return found
+
+    def _check_numbers(self, found: Floats) -> None:
+        # A sum is no number as soon as one of its parts is none, and much cheaper than to look at each of them.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(found.sum())
+        if suspicious and not np.isfinite(found).all():
+            raise InvalidPackage(f"tensor {self.name} holds NaN or infinity; train or export the model again")
 
     def _read(self, rows: range, columns: range) -> NDArray[Any]:
         if self.inline is None:
@@ -106,6 +123,9 @@ class Weight:
     def _truncated(self) -> InvalidPackage:
         name = self.file.name if self.file else ""
         return InvalidPackage(f"{name} ends within tensor {self.name}; copy or export the model again")
+
+
+Edits = Mapping[str, tuple[Edit, ...]]  # by weight, in the order in which they are made
 
 
 def weight_of(tensor: TensorProto, folder: Path) -> Weight:

@@ -11,37 +11,65 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto
+from safetensors.numpy import save_file
 
+from trimtab_optimizer.streaming.edits import by_magnitude, clip_at, zero_smallest
 from trimtab_optimizer.streaming.journal import FLUSHED
+from trimtab_optimizer.streaming.reweigh import reweigh_onnx, reweigh_safetensors
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import DynamicInt8, Stored
+from trimtab_optimizer.streaming.slices import Slice, write_slices
+from trimtab_optimizer.streaming.weights import stored_weights
 from trimtab_testing.graphs import chain, tensor_beside
 
 _MOST_LOST = 256 << 20
 _KILLS = 20
 _SIDE, _MATRICES = 4096, 24
-_PIECE = 16 << 20  # of bfloat16
+_PIECES = {"halve": 16 << 20, "clip_graph": 4 << 20, "prune_stored": 4 << 20, "take_rows": 2 << 20}  # bytes
 
 HALF = Stored(TensorProto.BFLOAT16)
 
 WORKER = """
 import sys
 from pathlib import Path
-from onnx import TensorProto
-from trimtab_optimizer.streaming.rewrite import rewrite
-from trimtab_optimizer.streaming.schemes import Stored
+from test_journal import WORK
 print("ready", flush=True)
-rewrite(Path(sys.argv[1]), Path(sys.argv[2]), Stored(TensorProto.BFLOAT16), key="weights of this test")
+WORK[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), "the key of this test")
 """
+
+
+def halve(source: Path, folder: Path, key: str | None) -> None:
+    rewrite(source / "model.onnx", folder / "model.onnx", HALF, key=key)
+
+
+def clip_graph(source: Path, folder: Path, key: str | None) -> None:
+    reweigh_onnx(source / "model.onnx", folder / "model.onnx", folder, clip_at(99.0), (), key)
+
+
+def prune_stored(source: Path, folder: Path, key: str | None) -> None:
+    choice = zero_smallest(by_magnitude, 0.5, together=False)
+    reweigh_safetensors(source / "model.safetensors", folder / "model.safetensors", choice, (), key)
+
+
+def take_rows(source: Path, folder: Path, key: str | None) -> None:
+    rows = {0: np.arange(0, _SIDE, 2)}
+    slices = {name: Slice(weight, rows) for name, weight in stored_weights(source / "model.safetensors").items()}
+    write_slices(slices, folder / "model.safetensors", key)
+
+
+WORK = {work.__name__: work for work in (halve, clip_graph, prune_stored, take_rows)}
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a model whose output is 768 MiB in bfloat16; its matrices lie in one file, each a row further on."""
+    """Write a model of 1.5 GiB, as a graph and as safetensors; the graph's matrices lie each a row further on."""
     folder = tmp_path_factory.mktemp("large")
-    np.random.default_rng(0).standard_normal((_SIDE + _MATRICES, _SIDE), np.float32).tofile(folder / "weights.bin")
+    values = np.random.default_rng(0).standard_normal((_SIDE + _MATRICES, _SIDE), np.float32)
+    values.tofile(folder / "weights.bin")
     step = _SIDE * 4
-    return chain(folder / "model.onnx", [tensor_beside(f"w{n}", (_SIDE, _SIDE), n * step) for n in range(_MATRICES)])
+    chain(folder / "model.onnx", [tensor_beside(f"w{n}", (_SIDE, _SIDE), n * step) for n in range(_MATRICES)])
+    save_file({f"w{n}": values[n : n + _SIDE] for n in range(_MATRICES)}, folder / "model.safetensors")
+    return folder
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -49,19 +77,22 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
+@pytest.mark.parametrize("name", WORK)
 def test_a_process_killed_at_twenty_moments_ends_with_the_same_bytes_and_loses_little(
-    source: Path, tmp_path: Path
+    name: str, source: Path, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     start = time.monotonic()
-    rewrite(source, whole / "model.onnx", HALF)
+    WORK[name](source, whole, None)
     seconds, moments, lost, kept = time.monotonic() - start, random.Random(7), 0, 0
     for _ in range(_KILLS):
-        before = flushed(killed)
+        before = pieces_safe(killed)
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, source, killed / "model.onnx"], stdout=subprocess.PIPE
+            [sys.executable, "-c", WORKER, name, source, killed],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
         )
         assert process.stdout
         process.stdout.readline()
@@ -70,26 +101,29 @@ def test_a_process_killed_at_twenty_moments_ends_with_the_same_bytes_and_loses_l
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        if (killed / "model.onnx").exists():  # it was done before: the next one begins anew
+        if is_done(killed):  # it was done before: the next one begins anew
             assert bytes_of(killed) == bytes_of(whole)
             for path in killed.iterdir():
                 path.unlink()
             continue
-        lost = max(lost, written - (flushed(killed) - before))
-        kept = max(kept, flushed(killed))
-    rewrite(source, killed / "model.onnx", HALF, key="weights of this test")
+        lost = max(lost, written - (pieces_safe(killed) - before) * _PIECES[name])
+        kept = max(kept, pieces_safe(killed))
+    WORK[name](source, killed, "the key of this test")
 
     assert bytes_of(killed) == bytes_of(whole)
     assert lost <= _MOST_LOST
-    assert kept >= FLUSHED
+    assert kept * _PIECES[name] >= FLUSHED
 
 
-def flushed(folder: Path) -> int:
-    """Return the bytes of the pieces that a journal has; all pieces of this model are as large."""
-    journal = folder / "model.onnx.journal"
-    if not journal.exists():
-        return 0
-    return sum(line.isdigit() for line in journal.read_text().split("\n")) * _PIECE
+def is_done(folder: Path) -> bool:
+    """Tell whether a worker has finished: its journal is gone."""
+    return any(folder.iterdir()) and not list(folder.glob("*.journal"))
+
+
+def pieces_safe(folder: Path) -> int:
+    """Return how many pieces a journal has."""
+    lines = [line for journal in folder.glob("*.journal") for line in journal.read_text().split("\n")]
+    return sum(line.isdigit() for line in lines)
 
 
 def written_by(pid: int) -> int:
@@ -101,16 +135,16 @@ def written_by(pid: int) -> int:
 def test_a_journal_of_other_work_is_not_gone_on_with(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     (tmp_path / "model.onnx.journal").write_text("other weights\n0\n1\n2\n3\n")
-    rewrite(source, target, DynamicInt8(), key="these weights")
+    rewrite(source / "model.onnx", target, DynamicInt8(), key="these weights")
     expected = tmp_path / "whole"
     expected.mkdir()
-    rewrite(source, expected / "model.onnx", DynamicInt8())
+    rewrite(source / "model.onnx", expected / "model.onnx", DynamicInt8())
 
     assert bytes_of(expected) == bytes_of(tmp_path)
 
 
 def test_what_is_finished_leaves_no_journal_and_no_half_a_graph(source: Path, tmp_path: Path) -> None:
-    rewrite(source, tmp_path / "model.onnx", DynamicInt8(), key="weights")
+    rewrite(source / "model.onnx", tmp_path / "model.onnx", DynamicInt8(), key="weights")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert FLUSHED < _MOST_LOST
