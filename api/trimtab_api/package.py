@@ -20,6 +20,7 @@ WEIGHTS_FILE: Final = "model.safetensors"
 PROGRAM_FILE: Final = "model.pt2"
 SCRIPT_FILE: Final = "model.pt"
 STRUCTURE_FILE: Final = "structure.json"
+EDITS_FILE: Final = "edits.json"
 _BY_CUSTOM: Final = MappingProxyType(
     {
         ModelFormat.ONNX: ONNX_FILE,
@@ -71,6 +72,8 @@ class ModelPackage(Contract):
     (model.tflite), torch.export (model.pt2), TorchScript (model.pt). `labels` names the classes of the first output.
     `structure` (PyTorch only) is the file that tells how pruning changed the module that the entrypoint builds.
     `metrics` (PyTorch only) maps names to `module:callable`, which get all outputs by name, and the labels.
+    `edits` is the file that tells what becomes of the weights when they are read: a pass writes it where the next one
+    makes the change with its own. What is served has none.
     """
 
     name: str
@@ -82,6 +85,7 @@ class ModelPackage(Contract):
     labels: tuple[str, ...] | None = None
     structure: str | None = None
     metrics: dict[str, str] | None = None
+    edits: str | None = None
 
     @property
     def weights_file(self) -> str:

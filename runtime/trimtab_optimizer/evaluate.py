@@ -31,7 +31,7 @@ from trimtab_optimizer.measuring.comparison import Details, compare_answers, det
 from trimtab_optimizer.measuring.latency import batch_p95, row_p95, rows_to_time
 from trimtab_optimizer.measuring.meters import Classes, Errors, Likelihood, Meter, Vectors
 from trimtab_optimizer.measuring.own import Metric, OwnMetrics
-from trimtab_optimizer.memory import lacks_memory, lacks_memory_by_layers
+from trimtab_optimizer.memory import lacks_memory_by_layers, why_not_run
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.predict import Predictor, one_thread, predictor_of
 from trimtab_optimizer.streaming.segments import answers_of
@@ -57,7 +57,7 @@ def measure(
     model: Model, data: Dataset | None, allow_pickle: bool, seed: int, own: Mapping[str, Metric] = _NO_METRICS
 ) -> Figures:
     """Measure one model on one thread, also by metrics of its package. Without data, times are of made-up rows."""
-    why = lacks_memory(model)
+    why = why_not_run(model)
     if why:
         answers = _ask_by_layers(model, data, own) if data and _runs_by_layers(model) else _no_answers(own, why)
         return Figures(model.size_bytes(), None, None, answers)
@@ -107,7 +107,7 @@ def _ask(predictor: Predictor, data: Dataset, model: Model, own: Mapping[str, Me
 
 
 def _runs_by_layers(model: Model) -> bool:
-    return model.package.format is ModelFormat.ONNX and not lacks_memory_by_layers(model)
+    return model.package.format is ModelFormat.ONNX and not model.waiting and not lacks_memory_by_layers(model)
 
 
 def _ask_by_layers(model: Model, data: Dataset, own: Mapping[str, Metric]) -> Answers:

@@ -22,6 +22,7 @@ from trimtab_optimizer.streaming.shards import read_header
 LIBRARIES: Final = 400 << 20
 TENSORFLOW: Final = 1 << 30  # of the process that converts to LiteRT, besides the weights
 
+_UNWRITTEN: Final = "its weights are written with those of a later pass only, as the model is large"
 _COPIES: Final = 2  # of a weight that ONNX Runtime holds while it loads a model: as it is read, and as kernels want it
 
 _LIMITS: Final = (  # of the container: cgroup v2, then v1
@@ -42,6 +43,11 @@ def check_memory(name: str, weights: int, factor: float, limit: int | None = Non
             f"{name} needs about {_gib(need)} for weights of {_gib(weights)}, and {_gib(limit)} are there; "
             f"set spec.optimization.resources.limits.memory to {-(-need * 5 // 4 >> 30)}Gi or more"
         )
+
+
+def why_not_run(model: Model) -> str | None:
+    """Say why a model is not run to measure it, or return None where it can be."""
+    return _UNWRITTEN if model.waiting else lacks_memory(model)
 
 
 def lacks_memory(*models: Model) -> str | None:

@@ -10,12 +10,14 @@ from typing import Final
 import yaml
 from pydantic import ValidationError
 
-from trimtab_api.contract import explain
+from trimtab_api.contract import canonical_json, explain
 from trimtab_api.errors import InvalidPackage
-from trimtab_api.package import MANIFEST_FILE, REPORT_FILE, ModelPackage
+from trimtab_api.package import EDITS_FILE, MANIFEST_FILE, REPORT_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat
+from trimtab_optimizer.streaming.edits import StoredEdits, found_of
+from trimtab_optimizer.streaming.weights import Edits
 
-_TEXTS = frozenset({MANIFEST_FILE, REPORT_FILE})
+_TEXTS = frozenset({MANIFEST_FILE, REPORT_FILE, EDITS_FILE})
 
 
 class Stage(StrEnum):
@@ -39,11 +41,24 @@ def stage_of(source: ModelFormat) -> Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What stored weights still wait for, and the bytes of the model once it was done."""
+
+    edits: Edits
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """A model on disk. `package` is the content of the folder's `model.yaml`."""
+    """A model on disk. `package` is the content of the folder's `model.yaml`.
+
+    Where `waiting` is given, the weights are those of an earlier model: who reads them makes its edits, or writes them
+    first.
+    """
 
     folder: Path
     package: ModelPackage
+    waiting: Waiting | None = None
 
     @property
     def weights(self) -> Path:
@@ -52,6 +67,8 @@ class Model:
 
     def size_bytes(self) -> int:
         """Return the bytes of what is loaded: external data of an ONNX graph too, a SavedModel beside LiteRT not."""
+        if self.waiting:
+            return self.waiting.size_bytes
         if self.package.format in (ModelFormat.PYTORCH, ModelFormat.LITERT):
             return self.weights.stat().st_size
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file() and path.name not in _TEXTS)
@@ -67,11 +84,17 @@ def load_package(folder: Path) -> Model:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Model(folder, ModelPackage.model_validate(content))
+        package = ModelPackage.model_validate(content)
+        return Model(folder, package, _read_edits(folder, package.edits) if package.edits else None)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidPackage(f"{MANIFEST_FILE} is not YAML: {error}") from error
     except ValidationError as error:
         raise InvalidPackage(f"{MANIFEST_FILE} is not valid: {explain(error)}") from error
+
+
+def _read_edits(folder: Path, name: str) -> Waiting:
+    stored = StoredEdits.model_validate_json(confined(folder, name).read_bytes())
+    return Waiting(dict(stored.edits), stored.size_bytes)
 
 
 def write_package(folder: Path, package: ModelPackage) -> Model:
@@ -79,6 +102,14 @@ def write_package(folder: Path, package: ModelPackage) -> Model:
     text = yaml.safe_dump(package.to_dict(), sort_keys=True, allow_unicode=False)
     (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
     return Model(folder, package)
+
+
+def write_waiting(folder: Path, package: ModelPackage, waiting: Waiting) -> Model:
+    """Write `model.yaml` and edits into a folder that holds weights which wait for them. They are found by now."""
+    stored = StoredEdits(size_bytes=waiting.size_bytes, edits=found_of(waiting.edits))
+    (folder / EDITS_FILE).write_text(canonical_json(stored.to_dict()), encoding="utf-8")
+    made = write_package(folder, package.model_copy(update={"edits": EDITS_FILE}))
+    return Model(folder, made.package, Waiting(dict(stored.edits), stored.size_bytes))
 
 
 def copy_beside_weights(model: Model, target: Path) -> None:
@@ -89,7 +120,19 @@ def copy_beside_weights(model: Model, target: Path) -> None:
     )
 
 
-def share_file(source: Path, target: Path) -> None:
+def share_package(model: Model, target: Path) -> Model:
+    """Lay a package out once more in a new folder; the bytes of its weights are there once."""
+    if model.package.format is ModelFormat.ONNX:
+        ignored = shutil.ignore_patterns(*_TEXTS)
+        shutil.copytree(model.folder, target, copy_function=share_file, ignore=ignored)
+    else:
+        copy_beside_weights(model, target)
+        (target / EDITS_FILE).unlink(missing_ok=True)
+        share_file(model.weights, target / model.weights.relative_to(model.folder))
+    return write_package(target, model.package.model_copy(update={"edits": None}))
+
+
+def share_file(source: Path | str, target: Path | str) -> None:
     """Give a file that nobody changes a second name; where the file system has none, copy it."""
     try:
         os.link(source, target)

@@ -18,6 +18,8 @@ from trimtab_api.contract import canonical_json
 from trimtab_api.errors import DigestMismatch, InvalidPackage, SourceNotFound
 from trimtab_api.group import GROUP
 from trimtab_api.plan import tag_of
+from trimtab_api.spec import OptimizationPass
+from trimtab_optimizer.chains import chain_of, run_chain
 from trimtab_optimizer.checkpoints import checkpoints_of
 from trimtab_optimizer.effects import refuse_without_effect, with_effect
 from trimtab_optimizer.evaluate import Figures
@@ -26,6 +28,8 @@ from trimtab_optimizer.logs import say
 from trimtab_optimizer.memory import check_memory
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes import PASSES
+from trimtab_optimizer.passes.contract import Outcome, Workplace
+from trimtab_optimizer.passes.reweighing import settled
 from trimtab_optimizer.report import PassRecord
 from trimtab_optimizer.run import Run
 from trimtab_optimizer.store import repository_uri
@@ -41,15 +45,18 @@ def run_passes(run: Run) -> tuple[Records, Model, Figures]:
     records, model = _resume(run)
     refuse_without_effect(run, *records)
     figures = run.measure(model) if records or run.baseline is None else run.baseline
-    for number in range(len(records) + 1, len(run.plan.passes) + 1):
-        before = model
-        record, model = _run_pass(run, number, before)
-        record = with_effect(run, record, before, model)
-        records = (*records, record)
-        digest = run.store.push(model.folder, run.repository, (_tag(run, number),), _annotations(records))
-        say("pass finished", number=number, name=record.name, seconds=record.seconds, digest=digest)
+    while len(records) < len(run.plan.passes):
+        for record, after in _run_next(run, len(records) + 1, model):
+            before, model = model, after
+            record = with_effect(run, record, before, model)
+            records = (*records, record)
+            digest = run.store.push(model.folder, run.repository, (_tag(run, len(records)),), _annotations(records))
+            say("pass finished", number=len(records), name=record.name, seconds=record.seconds, digest=digest)
+            figures = run.measure(model)
+            records = (*records[:-1], inspected(run, record, before, model, figures))
+    if model.waiting:
+        model = _settled(run, len(records), model)
         figures = run.measure(model)
-        records = (*records[:-1], inspected(run, record, before, model, figures))
     return records, model, figures
 
 
@@ -77,27 +84,56 @@ def _pull(run: Run, count: int, digest: str) -> Model | None:
         return None
 
 
-def _run_pass(run: Run, number: int, model: Model) -> tuple[PassRecord, Model]:
-    item = run.plan.passes[number - 1]
+def _run_next(run: Run, number: int, model: Model) -> list[tuple[PassRecord, Model]]:
+    """Run the pass with a number, and those after it that read the weights together with it."""
+    left = run.plan.passes[number - 1 :]
+    chain = () if run.evaluation else chain_of(left, model, run.plan.seed)
+    if not chain and model.waiting:
+        model = _settled(run, number - 1, model)
+    items, start = chain or left[:1], time.monotonic()
+    works = [_begin(run, number + place, item, model) for place, item in enumerate(items)]
+    _seed_everything(run.plan.seed)  # for each pass anew: it may be the first that is run here, or a later one
+    outcomes = run_chain(items, model, works) if chain else [PASSES[items[0].kind].run(items[0], model, works[0])]
+    seconds = [0.0] * (len(items) - 1) + [round(time.monotonic() - start, 3)]  # those of a chain are the last one's
+    for work in works:
+        shutil.rmtree(work.scratch)
+    models = [outcome.model for outcome in outcomes]
+    sizes = [item.size_bytes() for item in (model, *models)]
+    records = [
+        _record(run, item, outcome, before, took)
+        for item, outcome, before, took in zip(items, outcomes, sizes[:-1], seconds, strict=True)
+    ]
+    return list(zip(records, models, strict=True))
+
+
+def _begin(run: Run, number: int, item: OptimizationPass, model: Model) -> Workplace:
+    """Return the place of a pass. Raises InsufficientMemory."""
     say("pass started", number=number, name=item.kind)
     step = PASSES[item.kind]
     check_memory(item.kind, model.size_bytes(), step.memory(item, model), beside=step.beside(item))
-    work = run.workplace(f"pass-{number}", item, checkpoints_of(run, number), _tag(run, number))
-    before, start = model.size_bytes(), time.monotonic()
-    _seed_everything(run.plan.seed)  # for each pass anew: it may be the first that is run here, or a later one
-    outcome = PASSES[item.kind].run(item, model, work)
-    shutil.rmtree(work.scratch)
-    record = PassRecord(
+    return run.workplace(f"pass-{number}", item, checkpoints_of(run, number), _tag(run, number))
+
+
+def _record(run: Run, item: OptimizationPass, outcome: Outcome, before: int, seconds: float) -> PassRecord:
+    return PassRecord(
         name=item.kind,
         state="Succeeded",
         parameters=item.to_dict()[item.kind],
-        seconds=round(time.monotonic() - start, 3),
+        seconds=seconds,
         size_bytes=outcome.model.size_bytes(),
         size_bytes_before=before,
         seed=run.plan.seed,
         notes=outcome.notes,
     )
-    return record, outcome.model
+
+
+def _settled(run: Run, number: int, model: Model) -> Model:
+    """Return a model whose weights wait for edits with these made, where no pass reads them so."""
+    name, item = f"settled-{number}", run.plan.passes[number - 1]
+    work = run.workplace(name, item, checkpoints_of(run, number), f"{_tag(run, number)}-settled")
+    made = settled(model, work)
+    shutil.rmtree(work.scratch)
+    return made
 
 
 def _seed_everything(seed: int) -> None:

@@ -51,6 +51,8 @@ def _declared(source: ModelSource, folder: Path) -> Model:
     if model.package.format is not source.format:
         said = f"model.yaml says format {model.package.format}, the spec says {source.format}"
         raise InvalidPackage(f"{said}; make spec.model.format match the package")
+    if model.package.edits:
+        raise InvalidPackage("model.yaml has `edits`, as only results between two passes do; give a finished artifact")
     return model
 
 

@@ -9,12 +9,12 @@ from google.protobuf.message import DecodeError
 
 from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import ONNX_FILE, Tensor
-from trimtab_optimizer.package import Model, confined, write_package
+from trimtab_optimizer.package import Model, confined, share_file, write_package
 from trimtab_optimizer.tensors import check_shape, dtype_of
 
 
 def import_onnx(model: Model, target: Path) -> Model:
-    """Check an ONNX package and copy graph and external data to `target`. Raises InvalidPackage."""
+    """Check an ONNX package and lay graph and external data out in `target`. Raises InvalidPackage."""
     source = model.weights
     proto = _load(source)
     external = {name: confined(source.parent, name) for name in external_files(proto)}
@@ -25,7 +25,7 @@ def import_onnx(model: Model, target: Path) -> Model:
     shutil.copyfile(source, target / ONNX_FILE)
     for name, path in external.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target / name)
+        share_file(path, target / name)
     return write_package(target, model.package.model_copy(update={"weights": ONNX_FILE, "entrypoint": None}))
 
 

@@ -61,6 +61,14 @@ def save_module(base: Model, module: nn.Module, sparse: tuple[str, ...], target:
     return made
 
 
+def mark_pruned(model: Model, weights: tuple[str, ...]) -> Model:
+    """Note in a package which of its weights were pruned, so that training leaves their zeros at zero."""
+    structure = structure_of(model)
+    marked = structure.model_copy(update={"sparse": tuple(sorted({*structure.sparse, *weights}))})
+    (model.folder / STRUCTURE_FILE).write_text(canonical_json(marked.to_dict()), encoding="utf-8")
+    return write_package(model.folder, model.package.model_copy(update={"structure": STRUCTURE_FILE}))
+
+
 def save_structure(base: Model, structure: Structure, target: Path) -> Model:
     """Write a package with another structure, which lacks its weights: they are to go into WEIGHTS_FILE."""
     copy_beside_weights(base, target)

@@ -11,11 +11,11 @@ from trimtab_api.spec import OptimizationPass
 from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.memory import TENSORFLOW
 from trimtab_optimizer.package import Model, Stage, stage_of
-from trimtab_optimizer.passes.clip import clip
-from trimtab_optimizer.passes.contract import Outcome, Workplace
+from trimtab_optimizer.passes.clip import clip, clipping
+from trimtab_optimizer.passes.contract import Editing, Outcome, Workplace
 from trimtab_optimizer.passes.convert import convert
 from trimtab_optimizer.passes.distill import distill
-from trimtab_optimizer.passes.prune import prune
+from trimtab_optimizer.passes.prune import prune, zeroing
 from trimtab_optimizer.passes.quantize import quantize
 from trimtab_optimizer.passes.quantize_litert import why_not_on_litert
 from trimtab_optimizer.passes.static_int8 import is_large_graph
@@ -28,6 +28,7 @@ class Pass:
     `gives` tells the stage of the result by the pass and the stage before. `memory` is what it holds at most, as a
     multiple of the weights; 0 where it goes through them piece by piece. `beside` is what a process of its own takes
     however small the model is. `refuses` says why a pass cannot work on a stage in the way that it is asked for.
+    `edits` tells what it does to weights, given the seed of the plan, where it does nothing else.
     """
 
     run: Callable[[OptimizationPass, Model, Workplace], Outcome]
@@ -36,6 +37,7 @@ class Pass:
     memory: Callable[[OptimizationPass, Model], float] = lambda item, model: 0.0
     refuses: Callable[[OptimizationPass, Stage], str | None] = lambda item, stage: None
     beside: Callable[[OptimizationPass], int] = lambda item: 0
+    edits: Callable[[OptimizationPass, int], Editing | None] = lambda item, seed: None
 
 
 # Multiples of the weights that were measured; memory.py says how.
@@ -129,8 +131,8 @@ _GRAPHS: Final = frozenset({Stage.ONNX, Stage.LITERT})
 
 PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {
-        "prune": Pass(prune, _WEIGHTS, _as_before, _of_pruning, _refuse_pruning),
-        "clip": Pass(clip, _WEIGHTS, _as_before),
+        "prune": Pass(prune, _WEIGHTS, _as_before, _of_pruning, _refuse_pruning, edits=zeroing),
+        "clip": Pass(clip, _WEIGHTS, _as_before, edits=clipping),
         "distill": Pass(distill, _WEIGHTS, _distilled, lambda item, model: _TRAINING, _refuse_distillation),
         "convert": Pass(convert, _WEIGHTS, _converted, _of_conversion, beside=_beside_conversion),
         "quantize": Pass(quantize, _GRAPHS, _quantized, _of_quantization, _refuse_quantization),

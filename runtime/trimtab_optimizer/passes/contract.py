@@ -1,12 +1,15 @@
 """What a pass is given and what it answers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.data import Dataset
 from trimtab_optimizer.package import Model
+from trimtab_optimizer.streaming.edits import Choice
+from trimtab_optimizer.streaming.reweigh import Reweighed
 
 
 class Checkpoints(Protocol):
@@ -37,6 +40,20 @@ class Workplace:
     data: Dataset | None = None
     evaluation: Dataset | None = None
     unfinished: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Editing:
+    """What a pass does that does nothing but to put other values in the place of weights.
+
+    `notes` makes those for the report. `prunes` tells that a module has to know which of its weights these are, so that
+    training leaves their zeros at zero.
+    """
+
+    choose: Choice
+    ignored: tuple[str, ...]
+    notes: Callable[[Reweighed, ModelFormat], dict[str, object]]
+    prunes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,22 @@ paths, in node metadata) are taken out.
 """
 
 import shutil
+from dataclasses import replace
 
 import onnx_ir
 
-from trimtab_api.package import ONNX_FILE
+from trimtab_api.package import ONNX_FILE, WEIGHTS_FILE
 from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.capturing.exporter import capture
 from trimtab_optimizer.capturing.referring import export_referring
 from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.importers.pytorch import load_module, structure_of
-from trimtab_optimizer.package import Model, write_package
+from trimtab_optimizer.package import Model, Waiting, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.verification import compared
 from trimtab_optimizer.streaming.reweigh import store_sparse
+from trimtab_optimizer.streaming.shards import read_header
+from trimtab_optimizer.streaming.weights import places_in
 
 _LARGEST_INLINE = 1 << 30  # protobuf ends at 2 GiB; weights beyond this go beside the graph
 
@@ -34,9 +37,22 @@ def to_onnx(model: Model, work: Workplace) -> Outcome:
     else:
         _export(model, work)
         sparse = store_sparse(work.target / ONNX_FILE, work.scratch) if structure_of(model).sparse else ()
-    changes = {"format": ModelFormat.ONNX, "weights": ONNX_FILE} | dict.fromkeys(("entrypoint", "structure", "metrics"))
+    absent = dict.fromkeys(("entrypoint", "structure", "metrics", "edits"))
+    changes = {"format": ModelFormat.ONNX, "weights": ONNX_FILE, **absent}
     made = write_package(work.target, model.package.model_copy(update=changes))
-    return Outcome(made, {**compared(model, made, work), "sparse": list(sparse)})
+    notes = {**compared(model, made, work), "sparse": list(sparse)}
+    return Outcome(replace(made, waiting=_waiting(model, made)), notes)
+
+
+def _waiting(model: Model, made: Model) -> Waiting | None:
+    """Return what the weights of a graph wait for, which are those of its module: by place, as names are others."""
+    if model.waiting is None:
+        return None
+    begin, header = read_header(model.weights)
+    names = {begin + item["data_offsets"][0]: name for name, item in header.items() if name in model.waiting.edits}
+    places = places_in(made.weights, WEIGHTS_FILE)
+    edits = {name: model.waiting.edits[names[offset]] for name, offset in places.items() if offset in names}
+    return Waiting(edits, model.waiting.size_bytes)
 
 
 def _export(model: Model, work: Workplace) -> None:

@@ -13,18 +13,16 @@ from functools import partial
 
 from torch import fx, nn
 
-from trimtab_api.contract import canonical_json
 from trimtab_api.errors import PassFailed
-from trimtab_api.package import STRUCTURE_FILE
 from trimtab_api.spec import ModelFormat, OptimizationPass, Prune
 from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.importers.pytorch import load_module, save_module, structure_of
-from trimtab_optimizer.package import Model, write_package
-from trimtab_optimizer.passes.contract import Checkpoints, Outcome, Workplace
+from trimtab_optimizer.package import Model
+from trimtab_optimizer.passes.contract import Checkpoints, Editing, Outcome, Workplace
 from trimtab_optimizer.passes.reweighing import reweigh
 from trimtab_optimizer.pruning.streamed import cut_stored_channels
 from trimtab_optimizer.pruning.structured import Cut, cut_channels, importance_of, rows_to_trace
-from trimtab_optimizer.streaming.edits import Choice, by_chance, by_magnitude, zero_smallest
+from trimtab_optimizer.streaming.edits import by_chance, by_magnitude, zero_smallest
 from trimtab_optimizer.streaming.reweigh import Reweighed
 from trimtab_optimizer.training.finetune import fine_tune
 from trimtab_optimizer.training.loop import History
@@ -34,17 +32,25 @@ from trimtab_optimizer.training.rounds import Rounds
 
 def prune(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     """Return the model without what counted least. Raises PassFailed where nothing can go, or for unknown layers."""
-    options = item.prune
-    assert options
-    if not 0 < options.amount < 1:
-        raise PassFailed(f"prune: amount is {options.amount:g}; it is the part that goes, between 0 and 1")
+    options = _options(item)
     if model.package.format is not ModelFormat.PYTORCH and options.trains:
         raise PassFailed(
             "prune: channels go out of a PyTorch module, and the model is ONNX; use structure: unstructured"
         )
-    return (
-        _structured(options, model, work) if options.structure == "structured" else _unstructured(options, model, work)
-    )
+    return _structured(options, model, work) if options.structure == "structured" else _unstructured(item, model, work)
+
+
+def zeroing(item: OptimizationPass, seed: int) -> Editing | None:
+    """Return what prune does to single weights, where it does nothing else. Raises PassFailed for a wrong amount."""
+    options = _options(item)
+    return None if options.trains else _zeroing(options, seed)
+
+
+def _options(item: OptimizationPass) -> Prune:
+    assert item.prune
+    if not 0 < item.prune.amount < 1:
+        raise PassFailed(f"prune: amount is {item.prune.amount:g}; it is the part that goes, between 0 and 1")
+    return item.prune
 
 
 def _structured(options: Prune, model: Model, work: Workplace) -> Outcome:
@@ -88,24 +94,13 @@ def _fine_tune(
     return fine_tune(module, model.package, work.data, options.fine_tune, masks, work.seed, checkpoints, work.scratch)
 
 
-def _unstructured(options: Prune, model: Model, work: Workplace) -> Outcome:
-    made, done = reweigh("prune", model, work, _choice(options, work.seed), options.ignored_layers)
-    notes = _notes(done)
-    if model.package.format is ModelFormat.ONNX:
-        return Outcome(made, notes | {"gain": "storage"})
-    marked = _marked(made, done.weights)
+def _unstructured(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
+    options = _options(item)
+    outcome = reweigh("prune", model, work, _zeroing(options, work.seed))
     if not options.fine_tune:
-        return Outcome(marked, notes)
-    tuned, history = _tuned(options, marked, work)
-    return Outcome(tuned, notes | {"losses": history.losses})
-
-
-def _marked(model: Model, weights: tuple[str, ...]) -> Model:
-    """Note which weights were pruned, so that training leaves their zeros at zero."""
-    structure = structure_of(model)
-    marked = structure.model_copy(update={"sparse": tuple(sorted({*structure.sparse, *weights}))})
-    (model.folder / STRUCTURE_FILE).write_text(canonical_json(marked.to_dict()), encoding="utf-8")
-    return write_package(model.folder, model.package.model_copy(update={"structure": STRUCTURE_FILE}))
+        return outcome
+    tuned, history = _tuned(options, outcome.model, work)
+    return Outcome(tuned, outcome.notes | {"losses": history.losses})
 
 
 def _tuned(options: Prune, marked: Model, work: Workplace) -> tuple[Model, History]:
@@ -117,10 +112,12 @@ def _tuned(options: Prune, marked: Model, work: Workplace) -> tuple[Model, Histo
     return save_module(base, module, sparse, work.target), history
 
 
-def _choice(options: Prune, seed: int) -> Choice:
+def _zeroing(options: Prune, seed: int) -> Editing:
     scoring = partial(by_chance, seed) if options.method == "random" else by_magnitude
-    return zero_smallest(scoring, options.amount, options.scope == "global")
+    choose = zero_smallest(scoring, options.amount, options.scope == "global")
+    return Editing(choose, options.ignored_layers, _notes, prunes=True)
 
 
-def _notes(done: Reweighed) -> dict[str, object]:
-    return {"weights": len(done.weights), "values": done.values, "zeros": done.zeros, "sparse": list(done.sparse)}
+def _notes(done: Reweighed, form: ModelFormat) -> dict[str, object]:
+    notes = {"weights": len(done.weights), "values": done.values, "zeros": done.zeros, "sparse": list(done.sparse)}
+    return notes | ({"gain": "storage"} if form is ModelFormat.ONNX else {})

@@ -77,14 +77,15 @@ def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Ou
         if not done.changed:
             raise _changed_nothing(mode)
         notes |= {"matrices": len(done.changed), "leftAlone": list(done.left)}
-    made = write_package(work.target, model.package)
+    made = write_package(work.target, model.package.model_copy(update={"edits": None}))
     _check_smaller(model, made, mode)
     return Outcome(made, notes | {"operators": _quantized_operators(made, mode, options.dtype)})
 
 
 def _rewrite(model: Model, target: Path, scheme: Scheme, work: Workplace) -> Rewritten:
+    edits = model.waiting.edits if model.waiting else {}
     with place_to_write(work) as place:
-        return rewrite(model.weights, place.folder / target.name, scheme, key=place.key)
+        return rewrite(model.weights, place.folder / target.name, scheme, key=place.key, edits=edits)
 
 
 def _fastest(options: Quantize, model: Model, work: Workplace) -> Outcome:

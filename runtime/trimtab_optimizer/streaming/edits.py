@@ -14,6 +14,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import Field
 
+from trimtab_api.contract import Contract
 from trimtab_optimizer.streaming.kernels import Floats
 from trimtab_optimizer.streaming.magnitudes import ByChance, ByMagnitude, magnitude, ranked
 from trimtab_optimizer.streaming.weights import Edit, Edits, Weight
@@ -47,7 +48,14 @@ class Zeroed:
 
 
 Found = Annotated[Clipped | Zeroed, Field(discriminator="kind")]
-FoundEdits = dict[str, tuple[Found, ...]]
+
+
+class StoredEdits(Contract):
+    """Edits that were found, by weight, in the order in which they are made; and the bytes of the model after them."""
+
+    size_bytes: int
+    edits: dict[str, tuple[Found, ...]]
+
 
 Remember = Callable[[str, Callable[[], int]], int]  # what was found under a name before, or what a function finds now
 Find = Callable[[Weight], Found]
@@ -93,7 +101,7 @@ def edited(weights: Sequence[Weight], choose: Choice, remember: Remember = find_
     return [replace(weight, edits=(*weight.edits, Later(Once(partial(find, weight))))) for weight in weights]
 
 
-def found_of(edits: Edits) -> FoundEdits:
+def found_of(edits: Edits) -> dict[str, tuple[Found, ...]]:
     """Return edits in a form that can be stored. Those that were not needed yet are found now."""
     return {name: tuple(map(_found, items)) for name, items in edits.items()}
 

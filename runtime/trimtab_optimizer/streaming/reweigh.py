@@ -39,7 +39,7 @@ _COPY: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Reweighed:
-    """What was done: how many values the weights have, and how many of them are zero now; which are stored sparse."""
+    """What was done: how many values the weights have, and how many of them are zero; which are stored sparse."""
 
     weights: tuple[str, ...]
     values: int
@@ -94,12 +94,23 @@ def reweigh_safetensors(
     """Write a safetensors file with the edit that `choose` makes of its matrices. As reweigh_onnx otherwise."""
     journal = Journal(target, key)
     weights = edited(chosen_weights(stored_matrices(source), ignored), choose, journal.remember)
+    return _write_stored(source, target, weights, journal)
+
+
+def write_edited_stored(source: Path, target: Path, edits: Edits, key: str | None = None) -> None:
+    """Write a safetensors file with edits of its tensors that were found before."""
+    stored = stored_weights(source)
+    weights = [replace(stored[name], edits=items) for name, items in edits.items()]
+    _write_stored(source, target, weights, Journal(target, key))
+
+
+def _write_stored(source: Path, target: Path, weights: Sequence[Weight], journal: Journal) -> Reweighed:
     with Sink(target, journal.goes_on) as sink:
         filling = [partial(_overwrite, weight, rows, sink, journal) for weight in weights for rows in pieces(weight)]
         carry_out(journal.left([*filling, *_copies_between(weights, source, sink)], sink))
     kept = {weight.name: _counted(weight, journal) for weight in weights}
     journal.forget()
-    return _reweighed(weights, kept)
+    return reweighed(weights, kept)
 
 
 def chosen_weights(weights: Sequence[Weight], ignored: tuple[str, ...]) -> list[Weight]:
@@ -130,8 +141,8 @@ def graph_weights(graph: GraphProto, folder: Path) -> list[Weight]:
 
 def edited_weights(graph: GraphProto, folder: Path, edits: Edits) -> list[Weight]:
     """Return the weights of a graph that have edits, with them."""
-    found = graph_weights(graph, folder)
-    return [replace(weight, edits=edits[weight.name]) for weight in found if weight.name in edits]
+    changed = (tensor for tensor in graph.initializer if tensor.name in edits)
+    return [replace(weight_of(tensor, folder), edits=edits[tensor.name]) for tensor in changed]
 
 
 def stored_matrices(file: Path) -> list[Weight]:
@@ -185,10 +196,11 @@ def _write_onnx(
         remember(model, packed)
     onnx.save(model, target)
     journal.forget()
-    return _reweighed(weights, kept, tuple(sorted(packed)))
+    return reweighed(weights, kept, tuple(sorted(packed)))
 
 
-def _reweighed(weights: Sequence[Weight], kept: Mapping[str, int], sparse: tuple[str, ...] = ()) -> Reweighed:
+def reweighed(weights: Sequence[Weight], kept: Mapping[str, int], sparse: tuple[str, ...] = ()) -> Reweighed:
+    """Return what was done, from how many values of each weight are not zero."""
     total = sum(weight.count for weight in weights)
     return Reweighed(tuple(weight.name for weight in weights), total, total - sum(kept.values()), sparse)
 

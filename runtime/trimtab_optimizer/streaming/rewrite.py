@@ -5,7 +5,7 @@ which does all three, so that disk and cores are busy at the same time (numpy an
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from trimtab_api.errors import PassFailed
 from trimtab_optimizer.streaming.carrying import carry_out, copies, replace_tensors
-from trimtab_optimizer.streaming.edits import Remember
 from trimtab_optimizer.streaming.graphs import all_nodes, free_prefix, opset_of
 from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.links import Origin, Use, origins, remove_dead_links, uses
@@ -43,12 +42,12 @@ def rewrite(
     scheme: Scheme,
     threads: int | None = None,
     key: str | None = None,
-    edits: Callable[[Remember], Edits] | None = None,
+    edits: Edits = MappingProxyType({}),
 ) -> Rewritten:
     """Write `source` to `target` with its matrices stored by a scheme. The graph appears last, and whole.
 
     With a `key`, that of the weights, a second call goes on where one that was killed was, in the same folder.
-    `edits` returns those that weights get first, by name; what they find is remembered in the same way.
+    `edits` are those that weights get first, by name.
 
     Raises InvalidPackage for broken weights, and PassFailed for a graph that this cannot carry over.
 
@@ -58,16 +57,15 @@ def rewrite(
     graph, data = model.graph, target.with_name(f"{target.name}.data")
     _check(model, scheme)
     journal = Journal(target, _key_of(model, scheme, key) if key else None)
-    changes = edits(journal.remember) if edits else {}
     matrices = {
         result: matrix
-        for result, matrix in find_matrices(graph, source.parent, changes).items()
+        for result, matrix in find_matrices(graph, source.parent, edits).items()
         if scheme.is_faster or not matrix.is_kept  # a second form of a table is not smaller
     }
     with Output(data, journal.goes_on) as output:
         work = [piece for matrix in _each_once(matrices) for piece in scheme.work(matrix, output)]
         replaced = {matrix.weight.name for matrix in matrices.values() if not matrix.is_kept}
-        still_floats = [item for item in edited_weights(graph, source.parent, changes) if item.name not in replaced]
+        still_floats = [item for item in edited_weights(graph, source.parent, edits) if item.name not in replaced]
         work += [piece for weight in still_floats for piece in dense_work(weight, output)]
         replaced |= {weight.name for weight in still_floats}
         work += copies(graph, source.parent, output, replaced)

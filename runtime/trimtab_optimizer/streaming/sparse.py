@@ -50,7 +50,12 @@ class Packed:
 
 def is_worth_it(weight: Weight, kept: int) -> bool:
     """Say whether a float32 weight with so many values that are not zero is smaller when packed."""
-    return weight.dtype == np.float32 and weight.count / 8 + kept * 4 < _WORTH * weight.count * 4
+    return weight.dtype == np.float32 and packed_bytes(weight, kept) < _WORTH * weight.count * 4
+
+
+def packed_bytes(weight: Weight, kept: int) -> int:
+    """Return the bytes of mask and values of a weight with so many values that are not zero."""
+    return -(-weight.count // 8) + (kept + 1) * 4
 
 
 def pack(weight: Weight, kept: int, prefix: str, output: Output) -> tuple[Packed, list[NodeProto], Work]:

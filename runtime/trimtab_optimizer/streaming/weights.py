@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 import ml_dtypes
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -144,6 +145,12 @@ def stored_weights(file: Path) -> dict[str, Weight]:
         for name, item in sorted(header.items())
         if item["dtype"] in STORED
     }
+
+
+def places_in(graph: Path, file: str) -> dict[str, int]:
+    """Return the tensors of a graph that lie in a file beside it, with where each begins."""
+    entries = {item.name: _entries(item) for item in onnx.load(graph, load_external_data=False).graph.initializer}
+    return {name: int(found.get("offset") or 0) for name, found in entries.items() if found.get("location") == file}
 
 
 def stored_bytes(tensor: TensorProto, folder: Path) -> Weight:
