@@ -50,7 +50,8 @@ def run_passes(run: Run) -> tuple[Records, Model, Figures]:
             before, model = model, after
             record = with_effect(run, record, before, model)
             records = (*records, record)
-            digest = run.store.push(model.folder, run.repository, (_tag(run, len(records)),), _annotations(records))
+            tag, notes = _tag(run, len(records)), _annotations(records)
+            digest = run.store.push(model.folder, run.repository, (tag,), notes, is_new=True)
             say("pass finished", number=len(records), name=record.name, seconds=record.seconds, digest=digest)
             figures = run.measure(model)
             records = (*records[:-1], inspected(run, record, before, model, figures))

@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.group import ANNOTATION_RESULT
+from trimtab_api.package import REPORT_FILE
 from trimtab_api.plan import tag_of
 from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
 from trimtab_api.spec import Convert, ModelFormat, OptimizationPass
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.measuring.comparison import Details
-from trimtab_optimizer.package import Model
+from trimtab_optimizer.package import Model, share_file
 from trimtab_optimizer.progress import Records, run_passes
 from trimtab_optimizer.report import write_report
 from trimtab_optimizer.run import Run
@@ -40,9 +41,10 @@ def publish(run: Run, made: Made) -> OptimizationResult:
     """Push model and report as the artifact of the plan, and return the result that the plan tag carries."""
     key = run.plan.key(run.resolved)
     folder = run.scratch / "artifact"
-    shutil.copytree(made.model.folder, folder, copy_function=shutil.copyfile)
+    ignored = shutil.ignore_patterns(REPORT_FILE)  # of a source that is an artifact itself
+    shutil.copytree(made.model.folder, folder, copy_function=share_file, ignore=ignored)
     write_report(folder, run.plan, run.resolved, made.records, made.metrics, made.details, made.variants)
-    digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {})
+    digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {}, is_new=True)
     result = OptimizationResult(
         artifact=f"{run.repository}@{digest}",
         plan=key,
@@ -64,6 +66,6 @@ def _publish_unoptimized(run: Run) -> Unoptimized:
     plan = run.plan.model_copy(update={"passes": passes, "search": None, "gate": ()})
     _, model, _ = run_passes(replace(run, plan=plan, scratch=run.scratch / "unoptimized"))
     tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
-    digest = run.store.push(model.folder, run.repository, (tag,), {})
+    digest = run.store.push(model.folder, run.repository, (tag,), {}, is_new=True)
     say("unoptimized published", digest=digest)
     return Unoptimized(artifact=f"{run.repository}@{digest}", size_bytes=model.size_bytes())

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import ONNX_FILE, Tensor
-from trimtab_optimizer.package import Model, confined, share_file, write_package
+from trimtab_optimizer.package import Model, confined, write_package
 from trimtab_optimizer.tensors import check_shape, dtype_of
 
 
@@ -25,7 +25,7 @@ def import_onnx(model: Model, target: Path) -> Model:
     shutil.copyfile(source, target / ONNX_FILE)
     for name, path in external.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        share_file(path, target / name)
+        shutil.copyfile(path, target / name)  # no link: onnx.checker refuses those
     return write_package(target, model.package.model_copy(update={"weights": ONNX_FILE, "entrypoint": None}))
 
 

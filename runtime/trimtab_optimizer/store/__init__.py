@@ -23,8 +23,18 @@ class Store(Protocol):
     def pull(self, uri: str, folder: Path) -> str:
         """Unpack an image into a new folder and return its digest. Every byte is checked against its digest."""
 
-    def push(self, folder: Path, repository: str, tags: tuple[str, ...], annotations: Mapping[str, str]) -> str:
-        """Publish a folder under tags and return its digest; the same content has the same digest."""
+    def push(
+        self,
+        folder: Path,
+        repository: str,
+        tags: tuple[str, ...],
+        annotations: Mapping[str, str],
+        is_new: bool = False,
+    ) -> str:
+        """Publish a folder under tags and return its digest; the same content has the same digest.
+
+        What no registry has yet is better sent at once than read first, to ask for its digest: then it `is_new`.
+        """
 
     def retag(self, repository: str, digest: str, tags: tuple[str, ...], annotations: Mapping[str, str]) -> str:
         """Publish an image once more, with other annotations; no layer is read or sent again."""

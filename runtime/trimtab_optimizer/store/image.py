@@ -6,13 +6,14 @@ are plain tar, since weights hardly compress and a kubelet unpacks plain tar fas
 
 import hashlib
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import InvalidPackage
+from trimtab_optimizer.store.content import Content, Section
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -21,28 +22,19 @@ LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
 
 _EPOCH = "1970-01-01T00:00:00Z"
 _SMALL_FILES = frozenset({".yaml", ".yml", ".json", ".py", ".txt", ".md"})
-_CHUNK = 1 << 20
+_END = 2 * tarfile.BLOCKSIZE  # zeros, after the last entry
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes on disk with their digest."""
+    """Digest and size of bytes that a registry holds."""
 
-    path: Path
     digest: str
     size: int
 
     def descriptor(self, media_type: str) -> dict[str, Any]:
         """Return the OCI descriptor of these bytes."""
         return {"mediaType": media_type, "digest": self.digest, "size": self.size}
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A packed folder: the manifest and the blobs it names."""
-
-    manifest: bytes
-    blobs: tuple[Blob, ...]
 
 
 def digest_bytes(content: bytes) -> str:
@@ -56,17 +48,32 @@ def write_manifest(document: Mapping[str, Any], annotations: Mapping[str, str]) 
     return canonical_json(kept | ({"annotations": dict(annotations)} if annotations else {})).encode()
 
 
-def pack(folder: Path, annotations: Mapping[str, str], scratch: Path) -> Image:
-    """Pack a folder; the blobs are written to `scratch`. Raises InvalidPackage for links and other special files."""
-    layers = [_write_layer(folder, files, scratch / f"layer-{n}.tar") for n, files in enumerate(_split(folder))]
-    config = _write_config(layers, scratch / "config.json")
+def layers_of(folder: Path) -> list[Content]:
+    """Return the layers of a folder. Raises InvalidPackage for links and other special files."""
+    return [_layer(folder, files) for files in _split(folder)]
+
+
+def config_of(layers: Sequence[Blob]) -> bytes:
+    """Return the configuration of an image."""
+    document = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": _EPOCH,
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+    }
+    return canonical_json(document).encode()
+
+
+def manifest_of(config: Blob, layers: Sequence[Blob], annotations: Mapping[str, str]) -> bytes:
+    """Return the bytes of a manifest."""
     document = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": config.descriptor(CONFIG_TYPE),
         "layers": [layer.descriptor(LAYER_TYPE) for layer in layers],
     }
-    return Image(write_manifest(document, annotations), (*layers, config))
+    return write_manifest(document, annotations)
 
 
 def _split(folder: Path) -> list[list[Path]]:
@@ -89,46 +96,22 @@ def _walk(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _write_layer(folder: Path, files: list[Path], target: Path) -> Blob:
+def _layer(folder: Path, files: list[Path]) -> Content:
+    """Return some files of a folder, and the folders that they are in, as tar."""
     parents = {parent for path in files for parent in path.relative_to(folder).parents if parent.name}
     entries = sorted([*parents, *(path.relative_to(folder) for path in files)], key=lambda path: path.as_posix())
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
-        for entry in entries:
-            _add(archive, folder / entry, entry.as_posix())
-    return read_blob(target)
+    sections = [section for entry in entries for section in _entry(folder / entry, entry.as_posix())]
+    length = Content(tuple(sections)).size + _END
+    return Content((*sections, bytes(_END + -length % tarfile.RECORDSIZE)))
 
 
-def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
+def _entry(path: Path, name: str) -> Iterator[Section]:
     info = tarfile.TarInfo(name)  # time, owner and group are 0 already
     if path.is_dir():
         info.type, info.mode = tarfile.DIRTYPE, 0o755
-        archive.addfile(info)
+        yield info.tobuf(tarfile.PAX_FORMAT)
         return
     info.size, info.mode = path.stat().st_size, 0o644
-    with path.open("rb") as content:
-        archive.addfile(info, content)
-
-
-def _write_config(layers: list[Blob], target: Path) -> Blob:
-    document = {
-        "architecture": "amd64",
-        "os": "linux",
-        "created": _EPOCH,
-        "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
-    }
-    target.write_text(canonical_json(document))
-    return read_blob(target)
-
-
-def read_blob(path: Path) -> Blob:
-    """Return a file with its digest, read in chunks."""
-    with path.open("rb") as content:
-        return Blob(path, _digest_stream(content), path.stat().st_size)
-
-
-def _digest_stream(content: IO[bytes]) -> str:
-    found = hashlib.sha256()
-    while chunk := content.read(_CHUNK):
-        found.update(chunk)
-    return "sha256:" + found.hexdigest()
+    yield info.tobuf(tarfile.PAX_FORMAT)
+    yield path
+    yield bytes(-info.size % tarfile.BLOCKSIZE)

@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trimtab_api.errors import DigestMismatch, InvalidPackage, SourceNotFound
+from trimtab_optimizer.store.content import Content
 from trimtab_optimizer.store.extract import Extractor, Limits
-from trimtab_optimizer.store.image import INDEX_TYPE, Blob, digest_bytes, pack, read_blob, write_manifest
+from trimtab_optimizer.store.image import (
+    INDEX_TYPE,
+    Blob,
+    config_of,
+    digest_bytes,
+    layers_of,
+    manifest_of,
+    write_manifest,
+)
 from trimtab_optimizer.store.reference import Reference, repository_uri
 
 _INDEX_TYPES = frozenset({INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json"})
@@ -20,11 +29,14 @@ class Transport(Protocol):
     def get_manifest(self, reference: Reference) -> bytes | None:
         """Return the manifest that a reference names."""
 
-    def get_blob(self, reference: Reference, digest: str, target: Path, size: int) -> bool:
-        """Write a blob to a file, at most `size` bytes and one more; False where it does not exist."""
+    def get_blob(self, reference: Reference, digest: str, target: Path, size: int) -> str | None:
+        """Write a blob to a file, not much more than `size` bytes. Returns their digest; None where there is none."""
 
-    def put_blob(self, reference: Reference, blob: Blob) -> None:
-        """Store a blob unless it is there."""
+    def has_blob(self, reference: Reference, digest: str) -> bool:
+        """Tell whether a blob is there."""
+
+    def put_blob(self, reference: Reference, content: Content) -> str:
+        """Store a blob and return its digest."""
 
     def put_manifest(self, reference: Reference, manifest: bytes, tags: tuple[str, ...]) -> None:
         """Store a manifest under its digest and under tags."""
@@ -36,6 +48,7 @@ class ImageStore:
     def __init__(self, transport: Transport, limits: Limits | None = None) -> None:
         self._transport = transport
         self._limits = limits or Limits()
+        self._digests: dict[tuple[object, ...], str] = {}  # of what was sent, by identity
 
     def resolve(self, uri: str) -> str:
         """Return the digest a URI stands for now. Raises SourceNotFound."""
@@ -50,15 +63,21 @@ class ImageStore:
             self._pull_layer(reference, layer, extractor, folder.parent)
         return digest_bytes(manifest)
 
-    def push(self, folder: Path, repository: str, tags: tuple[str, ...], annotations: Mapping[str, str]) -> str:
+    def push(
+        self,
+        folder: Path,
+        repository: str,
+        tags: tuple[str, ...],
+        annotations: Mapping[str, str],
+        is_new: bool = False,
+    ) -> str:
         """Publish a folder under tags and return its digest."""
         reference = Reference.parse(repository_uri(repository))
-        with tempfile.TemporaryDirectory(prefix=".push-", dir=folder.parent) as scratch:
-            image = pack(folder, annotations, Path(scratch))
-            for blob in image.blobs:
-                self._transport.put_blob(reference, blob)
-            self._transport.put_manifest(reference, image.manifest, tags)
-        return digest_bytes(image.manifest)
+        layers = [self._put(reference, content, is_new) for content in layers_of(folder)]
+        config = self._put(reference, Content((config_of(layers),)), is_new=False)
+        manifest = manifest_of(config, layers, annotations)
+        self._transport.put_manifest(reference, manifest, tags)
+        return digest_bytes(manifest)
 
     def retag(self, repository: str, digest: str, tags: tuple[str, ...], annotations: Mapping[str, str]) -> str:
         """Publish an image of the repository once more, with other annotations."""
@@ -74,6 +93,15 @@ class ImageStore:
         if manifest is None:
             return None
         return digest_bytes(manifest), dict(_parse(manifest, reference).get("annotations") or {})
+
+    def _put(self, reference: Reference, content: Content, is_new: bool) -> Blob:
+        """Store a blob unless it is there. What is new is sent at once: its digest is made as it is read for that."""
+        identity = content.identity
+        digest = self._digests.get(identity) or (None if is_new else content.digest())
+        if digest is None or not self._transport.has_blob(reference, digest):
+            digest = self._transport.put_blob(reference, content)
+        self._digests[identity] = digest
+        return Blob(digest, content.size)
 
     def _manifest(self, reference: Reference) -> bytes:
         manifest = self._transport.get_manifest(reference)
@@ -97,11 +125,11 @@ class ImageStore:
             digest, size = str(layer["digest"]), int(layer["size"])
             if size > self._limits.total_bytes:
                 raise InvalidPackage(f"a layer of {reference} has {size} bytes, more than {self._limits.total_bytes}")
-            if not self._transport.get_blob(reference, digest, target, size):
+            found = self._transport.get_blob(reference, digest, target, size)
+            if found is None:
                 raise SourceNotFound(f"layer {digest} of {reference} does not exist; push the image again")
-            found = read_blob(target)
-            if found.digest != digest or found.size != size:
-                raise _mismatch(f"layer {digest} of {reference}", found.digest)
+            if found != digest or target.stat().st_size != size:
+                raise _mismatch(f"layer {digest} of {reference}", found)
             extractor.extract(target)
 
 

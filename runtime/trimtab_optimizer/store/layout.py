@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from typing import Any
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import InvalidPackage
-from trimtab_optimizer.store.image import INDEX_TYPE, MANIFEST_TYPE, Blob, digest_bytes
+from trimtab_optimizer.store.content import Content, read_chunks, write_hashed
+from trimtab_optimizer.store.image import INDEX_TYPE, MANIFEST_TYPE, digest_bytes
 from trimtab_optimizer.store.reference import Reference
 
 _TAG = "org.opencontainers.image.ref.name"
@@ -31,33 +31,41 @@ class LayoutTransport:
         path = _blob(layout, digest) if digest else None
         return path.read_bytes() if path and path.is_file() else None
 
-    def get_blob(self, reference: Reference, digest: str, target: Path, size: int) -> bool:
+    def get_blob(self, reference: Reference, digest: str, target: Path, size: int) -> str | None:
         """Copy a blob to a file."""
         source = _blob(self._layout(reference), digest)
         if not source.is_file():
-            return False
-        shutil.copyfile(source, target)
-        return True
+            return None
+        with source.open("rb", buffering=0) as stored, target.open("wb") as output:
+            return write_hashed(read_chunks(stored), output)
 
-    def put_blob(self, reference: Reference, blob: Blob) -> None:
-        """Copy a blob into the layout unless it is there."""
-        target = _blob(self._layout(reference), blob.digest)
-        if not target.exists():
-            with _new_file(target) as temporary:
-                shutil.copyfile(blob.path, temporary)
+    def has_blob(self, reference: Reference, digest: str) -> bool:
+        """Tell whether the layout has a blob."""
+        return _blob(self._layout(reference), digest).is_file()
+
+    def put_blob(self, reference: Reference, content: Content) -> str:
+        """Write a blob into the layout."""
+        layout = self._layout(reference)
+        with _new_file(layout / "blobs" / "sha256") as temporary:
+            with temporary.open("wb") as output:
+                digest = write_hashed(content.chunks(), output)
+            _publish(temporary, _blob(layout, digest))
+        return digest
 
     def put_manifest(self, reference: Reference, manifest: bytes, tags: tuple[str, ...]) -> None:
         """Write the manifest and point tags at it."""
         layout = self._layout(reference)
         digest = digest_bytes(manifest)
-        with _new_file(_blob(layout, digest)) as temporary:
+        with _new_file(layout / "blobs" / "sha256") as temporary:
             temporary.write_bytes(manifest)
+            _publish(temporary, _blob(layout, digest))
         with _locked(layout):
             entries = [item for item in _entries(layout) if _tag(item) not in tags]
             entries += [_entry(digest, len(manifest), tag) for tag in tags]
-            with _new_file(layout / "index.json") as temporary:
+            with _new_file(layout) as temporary:
                 index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}
                 temporary.write_text(canonical_json(index))
+                _publish(temporary, layout / "index.json")
 
     def _layout(self, reference: Reference) -> Path:
         return self._directory / reference.host / reference.repository
@@ -88,17 +96,20 @@ def _tags(layout: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _new_file(target: Path) -> Iterator[Path]:
-    """Give a file beside the target and rename it at the end, so that nobody sees half of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+def _new_file(folder: Path) -> Iterator[Path]:
+    """Give a file in the folder where it will be published, so that nobody sees half of it; else it is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=folder)
     os.close(descriptor)
     try:
         yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, target)
 
 
 @contextmanager
@@ -106,8 +117,9 @@ def _locked(layout: Path) -> Iterator[None]:
     """Hold the layout alone; its marker file, which never changes, is what gets locked."""
     marker = layout / "oci-layout"
     if not marker.exists():
-        with _new_file(marker) as temporary:
+        with _new_file(layout) as temporary:
             temporary.write_text('{"imageLayoutVersion":"1.0.0"}')
+            _publish(temporary, marker)
     with marker.open() as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

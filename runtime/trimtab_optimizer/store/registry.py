@@ -8,7 +8,7 @@ challenge); its uploads read the whole file into memory (we stream).
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import oras.auth.utils
 import oras.utils
@@ -20,8 +20,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from trimtab_api.errors import InvalidPackage, RegistryUnavailable, Unauthorized
+from trimtab_optimizer.store.content import CHUNK, Content, Reader, write_hashed
 from trimtab_optimizer.store.credentials import Credential, read_credentials
-from trimtab_optimizer.store.image import INDEX_TYPE, MANIFEST_TYPE, Blob, digest_bytes
+from trimtab_optimizer.store.image import INDEX_TYPE, MANIFEST_TYPE, digest_bytes
 from trimtab_optimizer.store.reference import Reference
 
 _DOCKER = "application/vnd.docker.distribution.manifest"
@@ -30,7 +31,8 @@ _DENIED: Final = (401, 403)
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
 _TIMEOUT: Final = (10.0, 120.0)  # connect, read
-_CHUNK: Final = 1 << 20
+_UPLOADS: Final = 3
+_BROKEN_OFF: Final = (404, 416, 429, 500, 502, 503, 504)
 _LARGEST_MANIFEST: Final = 4 << 20
 
 
@@ -51,30 +53,31 @@ class RegistryTransport:
                 return None
             return _read_bounded(answer, reference)
 
-    def get_blob(self, reference: Reference, digest: str, target: Path, size: int) -> bool:
+    def get_blob(self, reference: Reference, digest: str, target: Path, size: int) -> str | None:
         """Stream a blob to a file; more bytes than promised are not read."""
         with self._talk(reference) as client, target.open("wb") as output:
             answer = client.do_request(client.url(client.container.get_blob_url(digest)), stream=True)
             if not _found(answer, reference):
-                return False
-            for chunk in answer.iter_content(_CHUNK):
-                output.write(chunk)
-                if output.tell() > size:
-                    break
-        return True
+                return None
+            return write_hashed(answer.iter_content(CHUNK), output, size)
 
-    def put_blob(self, reference: Reference, blob: Blob) -> None:
-        """Stream a blob to the registry unless it is there."""
+    def has_blob(self, reference: Reference, digest: str) -> bool:
+        """Tell whether the registry has a blob."""
         with self._talk(reference) as client:
-            if _found(client.do_request(client.url(client.container.get_blob_url(blob.digest)), "HEAD"), reference):
-                return
-            opened = client.do_request(client.url(client.container.upload_blob_url()), "POST")
-            _check(opened, reference)
-            place = client._get_location(opened, client.container)
-            place = oras.utils.append_url_params(place, {"digest": blob.digest})
-            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob.size)}
-            with blob.path.open("rb") as content:
-                _check(client.do_request(place, "PUT", data=content, headers=headers), reference)
+            return _found(client.do_request(client.url(client.container.get_blob_url(digest)), "HEAD"), reference)
+
+    def put_blob(self, reference: Reference, content: Content) -> str:
+        """Stream a blob to the registry, which is told its digest at the end.
+
+        An upload that broke off cannot be gone on with, as its bytes are not kept: it begins anew, a few times.
+        """
+        for attempt in range(_UPLOADS):
+            with self._talk(reference) as client:
+                answer, digest = client.upload(content)
+                if answer.ok or attempt == _UPLOADS - 1 or answer.status_code not in _BROKEN_OFF:
+                    break
+        _check(answer, reference)
+        return digest
 
     def put_manifest(self, reference: Reference, manifest: bytes, tags: tuple[str, ...]) -> None:
         """Store a manifest under tags, or under its digest alone."""
@@ -118,11 +121,26 @@ class _Client(Registry):  # type: ignore[misc]
         """Return the URL of a path that a container gives."""
         return f"{self.prefix}://{path}"
 
+    def upload(self, content: Content) -> tuple[requests.Response, str]:
+        """Send a blob, and return the last answer with the digest of what was sent."""
+        reader = Reader(content)
+        answer = self.do_request(self.url(self.container.upload_blob_url()), "POST")
+        if answer.ok:
+            headers = {"Content-Type": "application/octet-stream", "Content-Range": f"0-{len(reader) - 1}"}
+            place = self._get_location(answer, self.container)
+            answer = self.do_request(place, "PATCH", data=reader, headers=headers)
+        if answer.ok:
+            place = oras.utils.append_url_params(
+                self._get_location(answer, self.container), {"digest": reader.digest()}
+            )
+            answer = self.do_request(place, "PUT", headers={"Content-Length": "0"})
+        return answer, reader.digest()
+
     def do_request(
         self,
         url: str,
         method: str = "GET",
-        data: bytes | IO[bytes] | None = None,
+        data: bytes | Reader | None = None,
         headers: dict[str, str] | None = None,
         json: dict[str, Any] | None = None,
         stream: bool = False,
@@ -139,7 +157,7 @@ class _Client(Registry):  # type: ignore[misc]
         return answer
 
     def _send(
-        self, url: str, method: str, data: bytes | IO[bytes] | None, headers: dict[str, str] | None, stream: bool
+        self, url: str, method: str, data: bytes | Reader | None, headers: dict[str, str] | None, stream: bool
     ) -> requests.Response:
         if data is not None and not isinstance(data, bytes):
             data.seek(0)
@@ -190,7 +208,7 @@ def _check(answer: requests.Response, reference: Reference) -> None:
 
 def _read_bounded(answer: requests.Response, reference: Reference) -> bytes:
     content = b""
-    for chunk in answer.iter_content(_CHUNK):
+    for chunk in answer.iter_content(CHUNK):
         content += chunk
         if len(content) > _LARGEST_MANIFEST:
             raise InvalidPackage(f"the manifest of {reference} is larger than {_LARGEST_MANIFEST} bytes; push it again")

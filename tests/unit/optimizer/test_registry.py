@@ -1,12 +1,14 @@
 """What can go wrong between the store and a registry: every failure is named, with its mend."""
 
 import base64
+import contextlib
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -133,14 +135,24 @@ class _Failing(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def failing_host() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Failing)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def serving() -> Iterator[Callable[[type[BaseHTTPRequestHandler]], str]]:
+    """Start a server of some kind, and return its host."""
+    with contextlib.ExitStack() as running:
+
+        def serve(kind: type[BaseHTTPRequestHandler]) -> str:
+            server = HTTPServer(("127.0.0.1", 0), kind)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            for stop in (server.server_close, thread.join, server.shutdown):
+                running.callback(stop)
+            return f"127.0.0.1:{server.server_port}"
+
+        yield serve
+
+
+@pytest.fixture
+def failing_host(serving: Callable[[type[BaseHTTPRequestHandler]], str]) -> str:
+    return serving(_Failing)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
@@ -157,3 +169,54 @@ def test_forbidden_is_unauthorized(failing_host: str) -> None:
 def test_a_short_failure_is_sat_out(failing_host: str) -> None:
     with pytest.raises(SourceNotFound):
         open_store((failing_host,)).resolve(f"oci://{failing_host}/status-503/recovers:v1")
+
+
+class _Forgetful(BaseHTTPRequestHandler):
+    """A registry that forgets the first upload while it is sent, and keeps what the others send."""
+
+    uploads = 0
+    sent = b""
+    kept: ClassVar[dict[str, bytes]] = {}
+
+    def do_HEAD(self) -> None:
+        self._answer(404)
+
+    def do_POST(self) -> None:
+        _Forgetful.uploads += 1
+        self._answer(202, Location=f"{self.path}{_Forgetful.uploads}")
+
+    def do_PATCH(self) -> None:
+        _Forgetful.sent = self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(404 if self.path.endswith("/1") else 202, Location=self.path)
+
+    def do_PUT(self) -> None:
+        if "digest=" in self.path:
+            _Forgetful.kept[self.path.split("digest=")[1].replace("%3A", ":")] = _Forgetful.sent
+        else:
+            self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(201)
+
+    def _answer(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": "0"}).items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+def test_an_upload_that_broke_off_begins_anew_and_has_the_digest_of_what_was_sent(
+    serving: Callable[[type[BaseHTTPRequestHandler]], str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(b"weights" * 1000)
+    host = serving(_Forgetful)
+
+    open_store((host,)).push(folder, f"{host}/models/a", ("v1",), {}, is_new=True)
+
+    assert _Forgetful.uploads == 3  # the first one twice, and the configuration
+    assert len(_Forgetful.kept) == 2
+    for digest, content in _Forgetful.kept.items():
+        assert digest == f"sha256:{hashlib.sha256(content).hexdigest()}"

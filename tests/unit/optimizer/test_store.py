@@ -1,19 +1,24 @@
 """The store over both transports: a directory, and a real registry on loopback."""
 
 import hashlib
+import io
 import json
+import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trimtab_api.errors import DigestMismatch, InvalidPackage, InvalidSpec, SourceNotFound
 from trimtab_optimizer.store import ImageStore, Reference, open_store
 from trimtab_optimizer.store.extract import Limits
+from trimtab_optimizer.store.image import layers_of
 from trimtab_optimizer.store.layout import LayoutTransport
 
 
@@ -165,6 +170,54 @@ def test_a_new_report_does_not_move_the_weights(tmp_path: Path, folder: Path) ->
 
     assert after[0] == before[0]
     assert after[1] != before[1]
+
+
+def bytes_read() -> int:
+    """Return how many bytes this process has read by system calls."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("rchar")).split()[1])
+
+
+def test_what_is_new_is_read_once_and_not_at_all_where_it_was_sent_before(place: Place, tmp_path: Path) -> None:
+    size = 32 << 20
+    source, again = tmp_path / "large", tmp_path / "again"
+    source.mkdir()
+    again.mkdir()
+    (source / "model.bin").write_bytes(np.random.default_rng().bytes(size))
+    os.link(source / "model.bin", again / "model.bin")
+    (again / "model.yaml").write_text(f"name: {tmp_path.name}\n")
+
+    start = bytes_read()
+    first = place.store.push(source, f"{place.host}/models/large", ("v1",), {}, is_new=True)
+    once = bytes_read() - start
+    place.store.push(again, f"{place.host}/models/large", ("v2",), {}, is_new=True)
+    both = bytes_read() - start
+
+    assert size <= once < 1.1 * size
+    assert both - once < 0.1 * size
+    assert list(tmp_path.glob("**/*.tar")) == []
+    assert place.store.pull(f"oci://{place.host}/models/large:v2", tmp_path / "out")
+    assert place.store.resolve(f"oci://{place.host}/models/large:v1") == first
+    assert (tmp_path / "out" / "model.bin").read_bytes() == (source / "model.bin").read_bytes()
+
+
+def test_a_layer_is_the_tar_that_tarfile_writes(tmp_path: Path, folder: Path) -> None:
+    long = folder / "nested" / ("a" * 120)
+    long.mkdir()
+    (long / f"{'b' * 90}.bin").write_bytes(b"")
+    (folder / "ünïcode.bin").write_bytes(b"x" * 1000)
+
+    for layer in layers_of(folder):
+        written = b"".join(layer.chunks())
+        with tarfile.open(fileobj=io.BytesIO(written)) as archive:
+            members = archive.getmembers()
+            expected = io.BytesIO()
+            with tarfile.open(fileobj=expected, mode="w", format=tarfile.PAX_FORMAT) as again:
+                for member in members:
+                    member.pax_headers = {}
+                    again.addfile(member, archive.extractfile(member))
+        assert written == expected.getvalue()
+        assert len(written) == layer.size
 
 
 def test_links_are_not_pushed(tmp_path: Path, folder: Path) -> None:
