@@ -5,7 +5,10 @@ MatMul and Gemm keep it so; Gemm with transB keeps [outputs, inputs], which is w
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trimtab_optimizer.streaming import kernels
 from trimtab_optimizer.streaming.kernels import Floats
@@ -21,7 +24,7 @@ class Matrix:
     """The constant operand of a matrix product, [K, N]; `transposed` where its rows are the outputs.
 
     `is_flat` tells that the other operand has two axes, as Gemm wants it; `is_kept` that the weight stays in the graph
-    for others, beside its new form.
+    for others, beside its new form. `compiles` tells that there is so much to compute that compiling pays.
     """
 
     weight: Weight
@@ -29,6 +32,7 @@ class Matrix:
     prefix: str = ""  # of every name that is made
     is_flat: bool = False
     is_kept: bool = False
+    compiles: bool = False
 
     def made(self, name: str) -> str:
         """Return the name of something new, which nothing in the graph has."""
@@ -57,12 +61,25 @@ class Matrix:
             for inputs, columns in strips(self, outputs, block):
                 yield inputs, columns, self.read(inputs, columns)
             return
-        for rows in ranges(len(outputs), max(1, _READ // self.inputs)):
-            columns = range(outputs.start + rows.start, outputs.start + rows.stop)
+        for columns in self._whole_rows(outputs):
             stored = self.weight.read_stored(columns)
             for inputs in ranges(self.inputs, max(1, STRIP // len(columns) // block) * block):
                 values = self.weight.as_floats(stored[:, inputs.start : inputs.stop], columns, inputs)
                 yield inputs, columns, kernels.turned(values)
+
+    def bits(self, outputs: range, block: int) -> Iterator[tuple[range, range, NDArray[Any], np.uint32]]:
+        """Yield all values of some outputs as bits and as they are stored, with inputs, outputs, and their shift."""
+        if self.transposed:
+            for rows in self._whole_rows(outputs):
+                yield range(self.inputs), rows, *self.weight.read_bits(rows, range(self.inputs))
+            return
+        for inputs, columns in strips(self, outputs, block):
+            yield inputs, columns, *self.weight.read_bits(inputs, columns)
+
+    def _whole_rows(self, outputs: range) -> Iterator[range]:
+        """Yield as many outputs as are read in one piece, of rows that are outputs."""
+        for rows in ranges(len(outputs), max(1, _READ // self.inputs)):
+            yield range(outputs.start + rows.start, outputs.start + rows.stop)
 
 
 def strips(matrix: Matrix, outputs: range, block: int, within: range | None = None) -> Iterator[tuple[range, range]]:

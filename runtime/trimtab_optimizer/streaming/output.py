@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from trimtab_optimizer.streaming.direct import open_direct, whole_pages, write_pages
+
 _ALIGNMENT: Final = 4096  # of each tensor, so that a server can map it
+_LONG: Final = 256 << 20  # bytes of a file that is written past the cache
 _LARGEST_INLINE: Final = 16 << 20  # what is smaller goes into the graph itself, as one file
 
 
@@ -33,11 +36,17 @@ class Sink:
     goes_on: bool = False  # keep what an earlier process wrote
     written: int = 0  # by this process, in bytes
     _descriptor: int = -1
+    _direct: int | None = None
 
     def __enter__(self) -> Self:
         begin = 0 if self.goes_on else os.O_TRUNC
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | begin, 0o644)
         return self
+
+    def expect(self, length: int) -> None:
+        """Say how long the file will be: a long one is written past the cache, of which it would take much."""
+        if length >= _LONG and self._direct is None:
+            self._direct = open_direct(self.path, os.O_WRONLY)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -45,18 +54,19 @@ class Sink:
         if error is None:
             os.fsync(self._descriptor)
         os.close(self._descriptor)
+        if self._direct is not None:
+            os.close(self._direct)
 
     def put(self, offset: int, values: NDArray[Any] | bytes) -> None:
-        """Write a piece, however many calls that takes."""
-        view = (
-            memoryview(values)
-            if isinstance(values, bytes)
-            else np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-        )
+        """Write a piece; the whole pages of a large one past the cache."""
+        view = np.frombuffer(values, np.uint8) if isinstance(values, bytes) else np.ascontiguousarray(values)
+        view = view.reshape(-1).view(np.uint8)
+        pages = range(0) if self._direct is None else whole_pages(offset, len(view))
+        if self._direct is not None and pages:
+            write_pages(self._direct, offset + pages.start, view[pages.start : pages.stop])
+        _write(self._descriptor, offset, view[: pages.start])
+        _write(self._descriptor, offset + pages.stop, view[pages.stop :])
         self.written += len(view)
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[written:], offset + written
 
     def flush(self) -> None:
         """Wait until all that was written is on the disk."""
@@ -83,6 +93,7 @@ class Output(Sink):
         place = Place(name, data_type, dims, start, length)
         self._places.append(place)
         self._end = start + length
+        self.expect(self._end)
         return place
 
     def write(self, place: Place, position: int, values: NDArray[Any] | bytes) -> None:
@@ -106,3 +117,10 @@ class Output(Sink):
         for key, value in (("location", self.path.name), ("offset", place.offset), ("length", place.length)):
             tensor.external_data.add(key=key, value=str(value))
         return tensor
+
+
+def _write(descriptor: int, offset: int, values: NDArray[np.uint8]) -> None:
+    """Write a piece, however many calls that takes."""
+    while len(values):
+        written = os.pwrite(descriptor, values.data, offset)
+        values, offset = values[written:], offset + written

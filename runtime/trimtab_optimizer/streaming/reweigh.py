@@ -106,6 +106,7 @@ def write_edited_stored(source: Path, target: Path, edits: Edits, key: str | Non
 
 def _write_stored(source: Path, target: Path, weights: Sequence[Weight], journal: Journal) -> Reweighed:
     with Sink(target, journal.goes_on) as sink:
+        sink.expect(source.stat().st_size)
         filling = [partial(_overwrite, weight, rows, sink, journal) for weight in weights for rows in pieces(weight)]
         carry_out(journal.left([*filling, *_copies_between(weights, source, sink)], sink))
     kept = {weight.name: _counted(weight, journal) for weight in weights}

@@ -26,6 +26,7 @@ from trimtab_optimizer.streaming.schemes import MICROSOFT, Scheme
 from trimtab_optimizer.streaming.weights import Edits, weight_of
 
 _SMALLEST: Final = 64  # weights below which there is nothing to gain
+COMPILED: Final = 1 << 31  # weights from which on compiling takes less time than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def rewrite(
         if scheme.is_faster or not matrix.is_kept  # a second form of a table is not smaller
     }
     with Output(data, journal.goes_on) as output:
-        work = [piece for matrix in _each_once(matrices) for piece in scheme.work(matrix, output)]
+        work = [piece for matrix in _to_compute(matrices) for piece in scheme.work(matrix, output)]
         replaced = {matrix.weight.name for matrix in matrices.values() if not matrix.is_kept}
         still_floats = [item for item in edited_weights(graph, source.parent, edits) if item.name not in replaced]
         work += [piece for weight in still_floats for piece in dense_work(weight, output)]
@@ -146,8 +147,11 @@ def _way(node: NodeProto, origin: Origin) -> Use:
     return Use.TRANSPOSED_PRODUCT if flips != origin.flipped else Use.PRODUCT
 
 
-def _each_once(matrices: dict[str, Matrix]) -> list[Matrix]:
-    return list({matrix.weight.name: matrix for matrix in matrices.values()}.values())
+def _to_compute(matrices: dict[str, Matrix]) -> list[Matrix]:
+    """Return each matrix once, and know whether there are enough values for code that has to be compiled first."""
+    found = {matrix.weight.name: matrix for matrix in matrices.values()}
+    compiles = sum(matrix.weight.count for matrix in found.values()) >= COMPILED
+    return [replace(matrix, compiles=compiles) for matrix in found.values()]
 
 
 def _replace_nodes(graph: GraphProto, matrices: dict[str, Matrix], scheme: Scheme) -> None:

@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from trimtab_optimizer.streaming import kernels
 from trimtab_optimizer.streaming.carrying import Work
-from trimtab_optimizer.streaming.kernels import Floats
+from trimtab_optimizer.streaming.kernels import Bytes, Floats
 from trimtab_optimizer.streaming.matrices import STRIP, Matrix, ranges, strips
 from trimtab_optimizer.streaming.output import Output, Place
 from trimtab_optimizer.streaming.weights import Weight
@@ -90,21 +90,40 @@ class Blockwise:
         codes = np.empty((len(outputs), count, size), np.uint8)
         scales = np.empty((len(outputs), count), np.float32)
         zeros = np.empty((len(outputs), count), np.uint8)
-        for inputs, columns, values in matrix.parts(outputs, self.block_size):
-            found = kernels.quantize_blocks(values, self.bits, self.block_size, self.symmetric)
-            first = inputs.start // self.block_size
-            rows = slice(columns.start - outputs.start, columns.stop - outputs.start)
-            blocks = slice(first, first + len(found.scales))
-            for number, packed in enumerate(found.packed, first):
-                codes[rows, number] = packed  # block by block: numpy turns a plane twice as fast as a cube
-            scales[rows, blocks] = found.scales.T
-            if found.zeros is not None:
-                zeros[rows, blocks] = found.zeros.T
+        quantize = self._compiled if matrix.compiles else self._computed
+        quantize(matrix, outputs, codes, scales, zeros)
         output.write(places[0], outputs.start * count * size, codes)
         output.write(places[1], outputs.start * count * 4, scales)
         if places[2] is not None:
             points = kernels.pack_zeros(zeros, self.bits)
             output.write(places[2], outputs.start * points.shape[1], points)
+
+    def _computed(self, matrix: Matrix, outputs: range, codes: Bytes, scales: Floats, zeros: Bytes) -> None:
+        """Fill codes, scales and zeros of some outputs."""
+        for inputs, columns, values in matrix.parts(outputs, self.block_size):
+            found = kernels.quantize_blocks(values, self.bits, self.block_size, self.symmetric)
+            rows, blocks = self._places(inputs, columns, outputs)
+            for number, packed in enumerate(found.packed, blocks.start):
+                codes[rows, number] = packed  # block by block: numpy turns a plane twice as fast as a cube
+            scales[rows, blocks] = found.scales.T
+            if found.zeros is not None:
+                zeros[rows, blocks] = found.zeros.T
+
+    def _compiled(self, matrix: Matrix, outputs: range, codes: Bytes, scales: Floats, zeros: Bytes) -> None:
+        """Fill the same, by compiled code."""
+        from trimtab_optimizer.streaming import compiled  # late: half a second, for large models only
+
+        make = compiled.rows_quantizer if matrix.transposed else compiled.columns_quantizer
+        quantize = make(self.bits, self.symmetric)
+        for inputs, columns, values, shift in matrix.bits(outputs, self.block_size):
+            part = self._places(inputs, columns, outputs)
+            matrix.weight.check_numbers(quantize(values, shift, codes[part], scales[part], zeros[part]))
+
+    def _places(self, inputs: range, columns: range, outputs: range) -> tuple[slice, slice]:
+        """Return where a part of a matrix goes, in rows and blocks of what is made of some outputs."""
+        first = inputs.start // self.block_size
+        rows = slice(columns.start - outputs.start, columns.stop - outputs.start)
+        return rows, slice(first, first + -(-len(inputs) // self.block_size))
 
 
 @dataclass(frozen=True, slots=True)

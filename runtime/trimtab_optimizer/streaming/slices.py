@@ -102,6 +102,7 @@ def write_slices(slices: Mapping[str, Slice], target: Path, key: str | None = No
     journal = Journal(target, f"{key} {hashlib.sha256(begin).hexdigest()}" if key else None)
     with Sink(target, journal.goes_on) as sink:
         work = [piece for name, part in slices.items() for piece in _work(part, offsets[name], sink)]
+        sink.expect(len(begin) + sum(part.size_bytes for part in slices.values()))
         carry_out(journal.left([partial(sink.put, 0, begin), *work], sink))
     journal.forget()
 

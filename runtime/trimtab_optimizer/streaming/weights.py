@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trimtab_api.errors import InvalidPackage
+from trimtab_optimizer.streaming.direct import read_past_cache
 from trimtab_optimizer.streaming.kernels import Floats, to_float32
 from trimtab_optimizer.streaming.shards import read_header
 
@@ -28,6 +29,9 @@ STORED: Final[dict[str, np.dtype[Any]]] = {  # what safetensors calls a type
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+
+
+_SHIFTS: Final = {np.dtype(np.float32): np.uint32(0), np.dtype(ml_dtypes.bfloat16): np.uint32(16)}
 
 
 class Edit(Protocol):
@@ -73,10 +77,32 @@ class Weight:
         wanted = range(self.columns) if columns is None else columns
         return self.as_floats(self._read(rows, wanted), rows, wanted)
 
+    def read_bits(self, rows: range, columns: range) -> tuple[NDArray[Any], np.uint32]:
+        """Return a part as whole numbers, and how far to shift them to have the bits of its float32 values.
+
+        They stay until this thread reads again. Nobody looks whether these are numbers. Raises InvalidPackage where the
+        file ends before.
+        """
+        if self.edits or self.dtype not in _SHIFTS:
+            return self.read(rows, columns).view(np.uint32), np.uint32(0)
+        kind, step = f"u{self.dtype.itemsize}", self.columns * self.dtype.itemsize
+        raw = None
+        if self.file and len(columns) == self.columns:  # nobody reads it again, so it needs no place in the page cache
+            raw = read_past_cache(self.file, self.offset + rows.start * step, len(rows) * step)
+        stored = self._read(rows, columns) if raw is None else raw.reshape(len(rows), step)
+        return stored.view(kind), _SHIFTS[self.dtype]
+
+    def check_numbers(self, are_numbers: bool) -> None:
+        """Raise InvalidPackage where values turned out to be no numbers."""
+        if not are_numbers:
+            raise InvalidPackage(f"tensor {self.name} holds NaN or infinity; train or export the model again")
+
     def as_floats(self, stored: NDArray[Any], rows: range, columns: range) -> Floats:
         """Return the float32 values of a part that was read. Raises InvalidPackage where some are no numbers."""
         found = to_float32(stored)
-        self._check_numbers(found)
+        # A sum is no number as soon as one of its parts is none, and much cheaper than to look at each of them.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.check_numbers(bool(np.isfinite(found.sum()) or np.isfinite(found).all()))
         for edit in self.edits:
             found = edit.apply(self, rows, columns, found)
         return found
@@ -95,13 +121,6 @@ class Weight:
         if len(found) != length:
             raise self._truncated()
         return found
-
-    def _check_numbers(self, found: Floats) -> None:
-        # A sum is no number as soon as one of its parts is none, and much cheaper than to look at each of them.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspicious = not np.isfinite(found.sum())
-        if suspicious and not np.isfinite(found).all():
-            raise InvalidPackage(f"tensor {self.name} holds NaN or infinity; train or export the model again")
 
     def _read(self, rows: range, columns: range) -> NDArray[Any]:
         if self.inline is None:

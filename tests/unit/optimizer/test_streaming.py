@@ -4,7 +4,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,8 @@ from onnxruntime.capi import _pybind_state as native
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from trimtab_api.errors import InvalidPackage, PassFailed
+from trimtab_optimizer.streaming import rewrite as engine
+from trimtab_optimizer.streaming.compiled import columns_quantizer, rows_quantizer
 from trimtab_optimizer.streaming.kernels import column_scales, pack_zeros, quantize_blocks, quantize_columns
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import Blockwise, DynamicInt8, Float8, Scheme, Stored
@@ -56,6 +60,43 @@ def test_blocks_are_the_bytes_of_onnx_runtimes_own_quantizer(
     np.testing.assert_array_equal(found.scales.T.ravel(), scales)
     if found.zeros is not None and blocks * bits % 8 == 0:
         np.testing.assert_array_equal(pack_zeros(found.zeros.T.copy(), bits).ravel(), zeros)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)])
+@pytest.mark.parametrize(("rows", "columns", "block"), [(96, 300, 32), (70, 33, 16)])
+def test_what_is_compiled_gives_the_same_bytes(
+    bits: int, symmetric: bool, dtype: np.dtype[Any], rows: int, columns: int, block: int
+) -> None:
+    values = matrix(rows, columns).astype(dtype)
+    values[:block, 0], values[:block, 1] = 0, -1
+    expected = quantize_blocks(values.astype(np.float32), bits, block, symmetric)
+    form = (columns, -(-rows // block))
+    shift = np.uint32(16 if dtype.itemsize == 2 else 0)
+
+    for stored, quantizer in ((values, columns_quantizer), (np.ascontiguousarray(values.T), rows_quantizer)):
+        codes, zeros = np.zeros((*form, block * bits // 8), np.uint8), np.zeros(form, np.uint8)
+        scales = np.zeros(form, np.float32)
+        assert quantizer(bits, symmetric)(stored.view(f"u{dtype.itemsize}"), shift, codes, scales, zeros)
+
+        np.testing.assert_array_equal(codes, expected.packed.transpose(1, 0, 2))
+        np.testing.assert_array_equal(scales.view(np.uint32), np.ascontiguousarray(expected.scales.T).view(np.uint32))
+        if expected.zeros is not None:
+            np.testing.assert_array_equal(zeros, expected.zeros.T)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int4 symmetric", "int2"])
+def test_large_models_become_the_same_as_small_ones(
+    source: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(source, tmp_path / "small.onnx", SCHEMES[name]())
+    monkeypatch.setattr(engine, "COMPILED", 1)
+    rewrite(source, tmp_path / "large.onnx", SCHEMES[name]())
+
+    small, large = tensors(tmp_path / "small.onnx"), tensors(tmp_path / "large.onnx")
+    assert small.keys() == large.keys()
+    assert all(np.array_equal(small[name], large[name]) for name in small)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -223,10 +264,11 @@ def test_a_model_in_float16_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("external", [False, True])
-@pytest.mark.parametrize("name", ["int4", "fp8e4m3"])
+@pytest.mark.parametrize(("name", "compiled_from"), [("int4", engine.COMPILED), ("int4", 1), ("fp8e4m3", 1)])
 def test_a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor(
-    tmp_path: Path, value: float, external: bool, name: str
+    tmp_path: Path, value: float, external: bool, name: str, compiled_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "COMPILED", compiled_from)
     weight = matrix(32, 32)
     weight[3, 5] = value
     source = model(
