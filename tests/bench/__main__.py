@@ -8,6 +8,7 @@ import argparse
 import re
 from pathlib import Path
 
+import chains
 import footprint
 import large_checkpoint
 import memory
@@ -29,6 +30,7 @@ HERE = {
     "speed": speed.measure,
     "memory": memory.measure,
     "streaming": streaming.measure,
+    "chains": chains.measure,
     "large_checkpoint": large_checkpoint.measure,
     "peers": peers.measure,
 }

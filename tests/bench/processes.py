@@ -12,10 +12,11 @@ _SHOWN = 3000  # characters of what a tool said before it failed
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process: seconds from its start to its end, and the most memory it held, in MiB."""
+    """One process: seconds from its start to its end, the most memory it held, in MiB, and what it said."""
 
     seconds: float
     peak: float
+    said: str = ""
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Run:
@@ -28,7 +29,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
     if done.returncode:
         said = f"{done.stdout}{done.stderr}"[-_SHOWN:]
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{said}")
-    return Run(seconds, float(done.stdout.split()[-1]) / 1024)
+    return Run(seconds, float(done.stdout.split()[-1]) / 1024, done.stdout)
 
 
 def peak() -> int:

@@ -48,19 +48,42 @@ def write_pages(descriptor: int, offset: int, values: Raw) -> None:
 
 
 def read_past_cache(path: Path, offset: int, length: int) -> Raw | None:
-    """Return bytes of a file, which stay until this thread reads again; None where the file system cannot, or few."""
-    descriptor = open_direct(path, os.O_RDONLY) if length >= _SMALLEST else None
-    if descriptor is None:
+    """Return bytes of a file, from the cache where they are in it already. They stay until this thread reads again.
+
+    None for few bytes, and where the file system has no direct reading.
+    """
+    if length < _SMALLEST:
         return None
     before = offset % _PAGE
     buffer = _buffer("read", -(-(before + length) // _PAGE) * _PAGE)
+    how = 0 if _is_cached(path, offset - before, len(buffer)) else os.O_DIRECT
+    found = _read(path, os.O_RDONLY | how, buffer, offset - before)
+    return buffer[before : before + length] if found >= before + length else None
+
+
+def _is_cached(path: Path, start: int, length: int) -> bool:
+    """Guess from its ends whether a part of a file is in the cache; only that page is fetched if it is not."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        found = os.preadv(descriptor, [buffer.data], offset - before)
+        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_RANDOM)
+        ends = (start, start + length - _PAGE)
+        return all(os.preadv(descriptor, [bytearray(1)], end, os.RWF_NOWAIT) for end in ends)
     except OSError:
-        return None
+        return False
     finally:
         os.close(descriptor)
-    return buffer[before : before + length] if found >= before + length else None
+
+
+def _read(path: Path, flags: int, buffer: Raw, offset: int) -> int:
+    """Return how many bytes were read; none where the file system cannot."""
+    try:
+        descriptor = os.open(path, flags)
+        try:
+            return os.preadv(descriptor, [buffer.data], offset)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return 0
 
 
 def _buffer(name: str, size: int) -> Raw:

@@ -73,7 +73,7 @@ class Matrix:
             for rows in self._whole_rows(outputs):
                 yield range(self.inputs), rows, *self.weight.read_bits(rows, range(self.inputs))
             return
-        for inputs, columns in strips(self, outputs, block):
+        for inputs, columns in strips(self, outputs, block, size=_READ):
             yield inputs, columns, *self.weight.read_bits(inputs, columns)
 
     def _whole_rows(self, outputs: range) -> Iterator[range]:
@@ -82,14 +82,16 @@ class Matrix:
             yield range(outputs.start + rows.start, outputs.start + rows.stop)
 
 
-def strips(matrix: Matrix, outputs: range, block: int, within: range | None = None) -> Iterator[tuple[range, range]]:
+def strips(
+    matrix: Matrix, outputs: range, block: int, within: range | None = None, size: int = STRIP
+) -> Iterator[tuple[range, range]]:
     """Yield parts (inputs, outputs) that are read in one piece each, whole blocks of inputs at a time."""
     inputs = within or range(matrix.inputs)
     if matrix.transposed:
-        for part in ranges(len(outputs), max(1, STRIP // len(inputs))):
+        for part in ranges(len(outputs), max(1, size // len(inputs))):
             yield inputs, range(outputs.start + part.start, outputs.start + part.stop)
         return
-    for part in ranges(len(inputs), max(block, STRIP // len(outputs) // block * block)):
+    for part in ranges(len(inputs), max(block, size // len(outputs) // block * block)):
         yield range(inputs.start + part.start, inputs.start + part.stop), outputs
 
 

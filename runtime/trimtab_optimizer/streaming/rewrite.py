@@ -26,7 +26,7 @@ from trimtab_optimizer.streaming.schemes import MICROSOFT, Scheme
 from trimtab_optimizer.streaming.weights import Edits, weight_of
 
 _SMALLEST: Final = 64  # weights below which there is nothing to gain
-COMPILED: Final = 1 << 31  # weights from which on compiling takes less time than it saves
+COMPILED: Final = 1 << 32  # weights from which on compiling is worth its seconds, and its 200 MB of memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The streaming engine: the bytes of ONNX Runtime's own quantizer, in memory that does not grow with the model."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from onnxruntime.capi import _pybind_state as native
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from trimtab_api.errors import InvalidPackage, PassFailed
+from trimtab_optimizer.streaming import direct, output
 from trimtab_optimizer.streaming import rewrite as engine
 from trimtab_optimizer.streaming.compiled import columns_quantizer, rows_quantizer
 from trimtab_optimizer.streaming.kernels import column_scales, pack_zeros, quantize_blocks, quantize_columns
@@ -97,6 +100,32 @@ def test_large_models_become_the_same_as_small_ones(
     small, large = tensors(tmp_path / "small.onnx"), tensors(tmp_path / "large.onnx")
     assert small.keys() == large.keys()
     assert all(np.array_equal(small[name], large[name]) for name in small)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("name", ["int4", "bf16", "int8 dynamic"])
+def test_files_that_pass_the_cache_by_have_the_same_bytes(
+    name: str, is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Gemm", ["h", "b"], ["y"], transB=1)]
+    weights = {"a": matrix(1000, 1100), "b": matrix(900, 1100)}
+    source = model(tmp_path / "source", nodes, weights, 1000, 900, external=True)
+    monkeypatch.setattr(output, "_LARGEST_INLINE", 0)
+    monkeypatch.setattr(engine, "COMPILED", 1)
+    rewrite(source, tmp_path / "cached.onnx", SCHEMES[name]())
+    opened = os.open
+
+    def open_or_not(path: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_DIRECT and not is_there:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(direct.os, "open", open_or_not)
+    monkeypatch.setattr(direct, "_SMALLEST", 4096)
+    monkeypatch.setattr(output, "_LONG", 0)
+    rewrite(source, tmp_path / "past.onnx", SCHEMES[name]())
+
+    assert (tmp_path / "past.onnx.data").read_bytes() == (tmp_path / "cached.onnx.data").read_bytes()
 
 
 @pytest.mark.parametrize("name", SCHEMES)
