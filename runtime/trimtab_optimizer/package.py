@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -115,21 +116,27 @@ def write_waiting(folder: Path, package: ModelPackage, waiting: Waiting) -> Mode
 def copy_beside_weights(model: Model, target: Path) -> None:
     """Copy all that a package has beside its weights into a new folder."""
     weights = model.weights
-    shutil.copytree(
-        model.folder, target, ignore=lambda folder, names: [weights.name] if folder == str(weights.parent) else []
-    )
+    shutil.copytree(model.folder, target, ignore=_only_in(weights.parent, frozenset({weights.name})))
 
 
 def share_package(model: Model, target: Path) -> Model:
     """Lay a package out once more in a new folder; the bytes of its weights are there once."""
     if model.package.format is ModelFormat.ONNX:
-        ignored = shutil.ignore_patterns(*_TEXTS)
-        shutil.copytree(model.folder, target, copy_function=share_file, ignore=ignored)
+        share_folder(model.folder, target, _TEXTS)
     else:
         copy_beside_weights(model, target)
         (target / EDITS_FILE).unlink(missing_ok=True)
         share_file(model.weights, target / model.weights.relative_to(model.folder))
     return write_package(target, model.package.model_copy(update={"edits": None}))
+
+
+def share_folder(source: Path, target: Path, but: frozenset[str]) -> None:
+    """Give all files of a folder second names in a new one, except some right within it."""
+    shutil.copytree(source, target, copy_function=share_file, ignore=_only_in(source, but))
+
+
+def _only_in(folder: Path, names: frozenset[str]) -> Callable[[str, list[str]], list[str]]:
+    return lambda at, found: [name for name in found if Path(at) == folder and name in names]
 
 
 def share_file(source: Path | str, target: Path | str) -> None:

@@ -4,7 +4,6 @@ The plan tag is a manifest of its own: the artifact's layers, with the result as
 artifact's digest cannot be part of what that digest covers.
 """
 
-import shutil
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
 from trimtab_api.spec import Convert, ModelFormat, OptimizationPass
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.measuring.comparison import Details
-from trimtab_optimizer.package import Model, share_file
+from trimtab_optimizer.package import Model, share_folder
 from trimtab_optimizer.progress import Records, run_passes
 from trimtab_optimizer.report import write_report
 from trimtab_optimizer.run import Run
@@ -41,10 +40,9 @@ def publish(run: Run, made: Made) -> OptimizationResult:
     """Push model and report as the artifact of the plan, and return the result that the plan tag carries."""
     key = run.plan.key(run.resolved)
     folder = run.scratch / "artifact"
-    ignored = shutil.ignore_patterns(REPORT_FILE)  # of a source that is an artifact itself
-    shutil.copytree(made.model.folder, folder, copy_function=share_file, ignore=ignored)
+    share_folder(made.model.folder, folder, frozenset({REPORT_FILE}))  # which a source has that is an artifact itself
     write_report(folder, run.plan, run.resolved, made.records, made.metrics, made.details, made.variants)
-    digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {}, is_new=True)
+    digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {})
     result = OptimizationResult(
         artifact=f"{run.repository}@{digest}",
         plan=key,
@@ -66,6 +64,6 @@ def _publish_unoptimized(run: Run) -> Unoptimized:
     plan = run.plan.model_copy(update={"passes": passes, "search": None, "gate": ()})
     _, model, _ = run_passes(replace(run, plan=plan, scratch=run.scratch / "unoptimized"))
     tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
-    digest = run.store.push(model.folder, run.repository, (tag,), {}, is_new=True)
+    digest = run.store.push(model.folder, run.repository, (tag,), {})
     say("unoptimized published", digest=digest)
     return Unoptimized(artifact=f"{run.repository}@{digest}", size_bytes=model.size_bytes())

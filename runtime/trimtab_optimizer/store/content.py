@@ -11,9 +11,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-Section = bytes | Path
+from trimtab_api.errors import InvalidPackage
 
 CHUNK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file, and the bytes that it is said to have: others rely on it."""
+
+    path: Path
+    size: int
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the file piece by piece. Raises InvalidPackage where it cannot be read, or has another size by now."""
+        left = self.size
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                for chunk in read_chunks(file):
+                    left -= len(chunk)
+                    if left < 0:
+                        break
+                    yield chunk
+        except OSError as error:
+            raise InvalidPackage(f"{self.path.name} cannot be read ({error}); push the package again") from error
+        if left:
+            raise InvalidPackage(f"{self.path.name} changed while it was sent; push again when nothing writes to it")
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Return what another file, or the same one once it was written to, does not have."""
+        found = self.path.stat()
+        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+Section = bytes | Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +57,18 @@ class Content:
     @property
     def size(self) -> int:
         """Return the number of bytes."""
-        return sum(len(part) if isinstance(part, bytes) else part.stat().st_size for part in self.sections)
+        return sum(len(part) if isinstance(part, bytes) else part.size for part in self.sections)
 
     @property
     def identity(self) -> tuple[object, ...]:
         """Return what is equal only for the same bytes, without a look at them: files are told by inode and time."""
-        return tuple(part if isinstance(part, bytes) else _identity(part) for part in self.sections)
+        return tuple(part if isinstance(part, bytes) else part.identity for part in self.sections)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield all bytes in order."""
         for part in self.sections:
-            if isinstance(part, Path):
-                with part.open("rb", buffering=0) as file:
-                    yield from read_chunks(file)
+            if isinstance(part, Stored):
+                yield from part.chunks()
             elif part:
                 yield part
 
@@ -74,6 +105,11 @@ class Reader(io.RawIOBase):
         self._place += len(found)
         return len(found)
 
+    @property
+    def is_read(self) -> bool:
+        """Tell whether all was read."""
+        return self._place == self._size
+
     def tell(self) -> int:
         """Return how many bytes were read."""
         return self._place
@@ -105,8 +141,3 @@ def write_hashed(chunks: Iterable[bytes], file: IO[bytes], most: int | None = No
 def read_chunks(file: IO[bytes]) -> Iterator[bytes]:
     """Yield a file piece by piece."""
     return iter(lambda: file.read(CHUNK), b"")
-
-
-def _identity(file: Path) -> tuple[int, ...]:
-    found = file.stat()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.errors import InvalidPackage
-from trimtab_optimizer.store.content import Content, Section
+from trimtab_optimizer.store.content import Content, Section, Stored
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -113,5 +113,5 @@ def _entry(path: Path, name: str) -> Iterator[Section]:
         return
     info.size, info.mode = path.stat().st_size, 0o644
     yield info.tobuf(tarfile.PAX_FORMAT)
-    yield path
+    yield Stored(path, info.size)
     yield bytes(-info.size % tarfile.BLOCKSIZE)

@@ -5,7 +5,8 @@ password (we retry short, on the connection); its token stays after a challenge 
 challenge); its uploads read the whole file into memory (we stream).
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +32,10 @@ _DENIED: Final = (401, 403)
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
 _TIMEOUT: Final = (10.0, 120.0)  # connect, read
-_UPLOADS: Final = 3
-_BROKEN_OFF: Final = (404, 416, 429, 500, 502, 503, 504)
+_LONG_TIMEOUT: Final = (120.0, 900.0)  # the first also of each write; a registry may hash or move a blob at its end
+_PAUSES: Final = (0.0, 2.0, 8.0)  # seconds before an upload is tried again
+_BYTES: Final = {"Content-Type": "application/octet-stream"}
+_BROKEN_OFF: Final = (400, 404, 416)  # of an upload: its session is gone, or has other bytes
 _LARGEST_MANIFEST: Final = 4 << 20
 
 
@@ -64,19 +67,26 @@ class RegistryTransport:
     def has_blob(self, reference: Reference, digest: str) -> bool:
         """Tell whether the registry has a blob."""
         with self._talk(reference) as client:
-            return _found(client.do_request(client.url(client.container.get_blob_url(digest)), "HEAD"), reference)
+            return _found(client.look_for(digest), reference)
 
     def put_blob(self, reference: Reference, content: Content) -> str:
         """Stream a blob to the registry, which is told its digest at the end.
 
-        An upload that broke off cannot be gone on with, as its bytes are not kept: it begins anew, a few times.
+        Where that breaks off, or a registry wants it otherwise, the blob is read for its digest and sent with that, in
+        one request. What a registry has by then, though its answer was lost, is not sent again.
         """
-        for attempt in range(_UPLOADS):
-            with self._talk(reference) as client:
-                answer, digest = client.upload(content)
-                if answer.ok or attempt == _UPLOADS - 1 or answer.status_code not in _BROKEN_OFF:
-                    break
-        _check(answer, reference)
+        reader = Reader(content)
+        if self._is_ok(reference, lambda client: client.stream(reader)):
+            return reader.digest()
+        digest = content.digest()
+        for pause in _PAUSES:
+            time.sleep(pause)
+            if self._is_ok(reference, lambda client: client.look_for(digest)):
+                return digest
+            if self._is_ok(reference, lambda client: client.send(content, digest)):
+                return digest
+        with self._talk(reference) as client:
+            _check_upload(client.send(content, digest), reference)
         return digest
 
     def put_manifest(self, reference: Reference, manifest: bytes, tags: tuple[str, ...]) -> None:
@@ -89,18 +99,31 @@ class RegistryTransport:
     @contextmanager
     def _talk(self, reference: Reference) -> Iterator["_Client"]:
         """Give the client of a repository, and turn failures of the connection into RegistryUnavailable."""
-        key = (reference.host, reference.repository)
-        if key not in self._clients:
-            fitting = [item for item in self._credentials if item.fits(*key)]
-            self._clients[key] = _Client(*key, reference.host in self._insecure, fitting)
         try:
-            yield self._clients[key]
+            yield self._client(reference)
         except requests.exceptions.SSLError as error:
             mend = f"if {reference.host} speaks plain http, name it among the insecure registries"
             raise RegistryUnavailable(f"no trusted TLS to {reference.host} ({error}); {mend}") from error
         except requests.exceptions.RequestException as error:
             message = f"{reference.host} did not answer ({error}); check that the registry runs and can be reached"
             raise RegistryUnavailable(message) from error
+
+    def _client(self, reference: Reference) -> "_Client":
+        key = (reference.host, reference.repository)
+        if key not in self._clients:
+            fitting = [item for item in self._credentials if item.fits(*key)]
+            self._clients[key] = _Client(*key, reference.host in self._insecure, fitting)
+        return self._clients[key]
+
+    def _is_ok(self, reference: Reference, ask: Callable[["_Client"], requests.Response]) -> bool:
+        """Tell whether a request went well, if it was not merely denied. Raises Unauthorized."""
+        try:
+            answer = ask(self._client(reference))
+        except requests.exceptions.RequestException:
+            return False
+        if answer.status_code in _DENIED:
+            _check(answer, reference)
+        return bool(answer.ok)
 
 
 class _Client(Registry):  # type: ignore[misc]
@@ -114,27 +137,44 @@ class _Client(Registry):  # type: ignore[misc]
         retry = Retry(total=3, backoff_factor=0.3, status_forcelist=(429, 502, 503, 504), raise_on_status=False)
         retry.allowed_methods = None  # registries are content-addressed: every request may be sent twice
         retry.respect_retry_after_header = False  # the Job's own retries wait longer than we should here
+        self._uploads = requests.Session()  # no request that carries a blob is sent twice: it would add to the first
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(max_retries=retry))
+            self._uploads.mount(scheme, HTTPAdapter(max_retries=0))
 
     def url(self, path: str) -> str:
         """Return the URL of a path that a container gives."""
         return f"{self.prefix}://{path}"
 
-    def upload(self, content: Content) -> tuple[requests.Response, str]:
-        """Send a blob, and return the last answer with the digest of what was sent."""
-        reader = Reader(content)
-        answer = self.do_request(self.url(self.container.upload_blob_url()), "POST")
+    def look_for(self, digest: str) -> requests.Response:
+        """Ask for a blob, without its bytes."""
+        return self.do_request(self.url(self.container.get_blob_url(digest)), "HEAD")
+
+    def stream(self, reader: Reader) -> requests.Response:
+        """Send a blob whose digest is known once it is sent.
+
+        In one PATCH without a range, as Docker's client does it: with one, it would be a chunk, which some registries
+        take only up to a few MB, or not at all.
+        """
+        answer = self._post()
         if answer.ok:
-            headers = {"Content-Type": "application/octet-stream", "Content-Range": f"0-{len(reader) - 1}"}
             place = self._get_location(answer, self.container)
-            answer = self.do_request(place, "PATCH", data=reader, headers=headers)
-        if answer.ok:
-            place = oras.utils.append_url_params(
-                self._get_location(answer, self.container), {"digest": reader.digest()}
-            )
-            answer = self.do_request(place, "PUT", headers={"Content-Length": "0"})
-        return answer, reader.digest()
+            answer = self.do_request(place, "PATCH", data=reader, headers=_BYTES)
+        if answer.ok and reader.is_read:
+            answer = self._put(answer, reader.digest())
+        return answer
+
+    def send(self, content: Content, digest: str) -> requests.Response:
+        """Send a blob with its digest, in one request."""
+        answer = self._post()
+        return self._put(answer, digest, Reader(content)) if answer.ok else answer
+
+    def _post(self) -> requests.Response:
+        return self.do_request(self.url(self.container.upload_blob_url()), "POST")
+
+    def _put(self, opened: requests.Response, digest: str, data: Reader | None = None) -> requests.Response:
+        place = oras.utils.append_url_params(self._get_location(opened, self.container), {"digest": digest})
+        return self.do_request(place, "PUT", data=data, headers=_BYTES if data else {"Content-Length": "0"})
 
     def do_request(
         self,
@@ -159,11 +199,14 @@ class _Client(Registry):  # type: ignore[misc]
     def _send(
         self, url: str, method: str, data: bytes | Reader | None, headers: dict[str, str] | None, stream: bool
     ) -> requests.Response:
-        if data is not None and not isinstance(data, bytes):
+        is_upload = isinstance(data, Reader)
+        if isinstance(data, Reader):
             data.seek(0)
         sent = dict(headers or {}) | ({"Authorization": self._authorization} if self._authorization else {})
-        answer: requests.Response = self.session.request(
-            method, url, data=data, headers=sent, stream=stream, timeout=_TIMEOUT
+        session = self._uploads if is_upload else self.session
+        timeout = _LONG_TIMEOUT if is_upload or "digest=" in url else _TIMEOUT
+        answer: requests.Response = session.request(
+            method, url, data=data, headers=sent, stream=stream, timeout=timeout
         )
         return answer
 
@@ -189,6 +232,13 @@ def _found(answer: requests.Response, reference: Reference) -> bool:
         return False
     _check(answer, reference)
     return True
+
+
+def _check_upload(answer: requests.Response, reference: Reference) -> None:
+    if answer.status_code in _BROKEN_OFF:
+        said = f"{answer.status_code} {answer.reason}: {answer.text[:200]}"
+        raise RegistryUnavailable(f"uploads to {reference.host}/{reference.repository} break off ({said}); try again")
+    _check(answer, reference)
 
 
 def _check(answer: requests.Response, reference: Reference) -> None:

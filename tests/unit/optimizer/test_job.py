@@ -63,6 +63,20 @@ def test_an_artifact_holds_the_model_its_manifest_and_its_report(
     assert report["resolved"] == answer.result.resolved
 
 
+def test_an_artifact_can_be_a_source_and_its_report_is_not_taken_along(
+    digits_build: Path, run_job: RunJob, publish: Any, directory_store: Any, tmp_path: Path
+) -> None:
+    convert = run_job({"source": {"uri": publish(digits_build / "model", "models/plain")}, "passes": [{"convert": {}}]})
+    source = {"uri": f"oci://{convert.result.artifact}", "format": "onnx"}
+
+    answer = run_job({"source": source, "passes": []}, TRIMTAB_SCRATCH=str(tmp_path / "other"))
+
+    assert answer.code == 0, answer.failure
+    directory_store.pull(f"oci://{answer.result.artifact}", tmp_path / "artifact")
+    report = json.loads((tmp_path / "artifact" / "report.json").read_text())
+    assert report["plan"]["source"]["uri"] == source["uri"]
+
+
 def test_figures_stand_beside_those_of_the_source(digits: Uris, run_job: RunJob) -> None:
     metrics = {item.name: item for item in run_job(_plan(digits)).result.metrics}
 

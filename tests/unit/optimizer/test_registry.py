@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from trimtab_api.errors import RegistryUnavailable, SourceNotFound, Unauthorized
-from trimtab_optimizer.store import open_store
+from trimtab_api.errors import InvalidPackage, RegistryUnavailable, SourceNotFound, Unauthorized
+from trimtab_optimizer.store import images, open_store
 from trimtab_optimizer.store.credentials import read_credentials
 
 
@@ -171,30 +171,56 @@ def test_a_short_failure_is_sat_out(failing_host: str) -> None:
         open_store((failing_host,)).resolve(f"oci://{failing_host}/status-503/recovers:v1")
 
 
-class _Forgetful(BaseHTTPRequestHandler):
-    """A registry that forgets the first upload while it is sent, and keeps what the others send."""
+class _Uploads(BaseHTTPRequestHandler):
+    """A registry that takes uploads, of which the first ends in the way that `fault` names."""
 
-    uploads = 0
-    sent = b""
-    kept: ClassVar[dict[str, bytes]] = {}
+    fault = ""
+    seen: list[str]
+    sent: dict[str, bytes]
+    kept: dict[str, bytes]
+
+    @classmethod
+    def with_fault(cls, fault: str) -> type["_Uploads"]:
+        return type("Uploads", (cls,), {"fault": fault, "seen": [], "sent": {}, "kept": {}})
 
     def do_HEAD(self) -> None:
-        self._answer(404)
+        self._answer(200 if self.path.rpartition("/")[2] in self.kept else 404)
 
     def do_POST(self) -> None:
-        _Forgetful.uploads += 1
-        self._answer(202, Location=f"{self.path}{_Forgetful.uploads}")
+        self.seen.append("POST")
+        self._answer(202, Location=f"{self.path}{self.seen.count('POST')}")
 
     def do_PATCH(self) -> None:
-        _Forgetful.sent = self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(404 if self.path.endswith("/1") else 202, Location=self.path)
+        self.seen.append("PATCH")
+        if self._fails("the connection breaks"):
+            self.rfile.read(100)
+            self.connection.close()
+            return
+        self.sent[self.path] = self._body()
+        refused = self._fails("the session is forgotten") or (
+            self.fault == "no chunks" and "Content-Range" in self.headers
+        )
+        self._answer(416 if refused or self._fails("no streams") else 202, Location=self.path)
 
     def do_PUT(self) -> None:
-        if "digest=" in self.path:
-            _Forgetful.kept[self.path.split("digest=")[1].replace("%3A", ":")] = _Forgetful.sent
-        else:
-            self.rfile.read(int(self.headers["Content-Length"]))
+        place, _, digest = self.path.partition("?digest=")
+        body = self._body()
+        if digest:
+            self.seen.append("PUT")
+            if not body and place not in self.sent:
+                self._answer(404)
+                return
+            self.kept[digest.replace("%3A", ":")] = body or self.sent.pop(place)
+            if self._fails("the last answer is lost"):
+                self.connection.close()
+                return
         self._answer(201)
+
+    def _fails(self, fault: str) -> bool:
+        return self.fault == fault and self.seen.count("POST") == 1
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers["Content-Length"]))
 
     def _answer(self, status: int, **headers: str) -> None:
         self.send_response(status)
@@ -206,17 +232,51 @@ class _Forgetful(BaseHTTPRequestHandler):
         return
 
 
-def test_an_upload_that_broke_off_begins_anew_and_has_the_digest_of_what_was_sent(
-    serving: Callable[[type[BaseHTTPRequestHandler]], str], tmp_path: Path
+_FAULTS = {
+    "": ["POST", "PATCH", "PUT"],
+    "no chunks": ["POST", "PATCH", "PUT"],
+    "no streams": ["POST", "PATCH", "POST", "PUT"],
+    "the connection breaks": ["POST", "PATCH", "POST", "PUT"],
+    "the session is forgotten": ["POST", "PATCH", "POST", "PUT"],
+    "the last answer is lost": ["POST", "PATCH", "PUT"],
+}
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_an_upload_that_goes_wrong_is_made_again_and_nothing_is_sent_for_no_reason(
+    fault: str, serving: Callable[[type[BaseHTTPRequestHandler]], str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(b"weights" * 100_000)
+    registry = _Uploads.with_fault(fault)
+    host = serving(registry)
+
+    open_store((host,)).push(folder, f"{host}/models/a", ("v1",), {}, is_new=True)
+
+    wanted = _FAULTS[fault]
+    seen = [
+        what
+        for what, before in zip(registry.seen, ["", *registry.seen], strict=False)
+        if (what, before) != ("PUT", "PUT")
+    ]
+    assert seen == [*wanted, "POST", "PATCH", "PUT"]  # of the layer, and of the configuration
+    for digest, content in registry.kept.items():
+        assert digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert len(registry.kept) == 2
+
+
+def test_a_file_that_changes_while_it_is_sent_is_refused(
+    serving: Callable[[type[BaseHTTPRequestHandler]], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.bin").write_bytes(b"weights" * 1000)
-    host = serving(_Forgetful)
+    layers = images.layers_of(folder)
+    monkeypatch.setattr(images, "layers_of", lambda folder: layers)
+    host = serving(_Uploads.with_fault(""))
 
-    open_store((host,)).push(folder, f"{host}/models/a", ("v1",), {}, is_new=True)
-
-    assert _Forgetful.uploads == 3  # the first one twice, and the configuration
-    assert len(_Forgetful.kept) == 2
-    for digest, content in _Forgetful.kept.items():
-        assert digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    for changed in (b"fewer", b"many more weights" * 1000):
+        (folder / "model.bin").write_bytes(changed)
+        with pytest.raises(InvalidPackage, match=r"model\.bin changed while it was sent"):
+            open_store((host,)).push(folder, f"{host}/models/a", ("v1",), {}, is_new=True)
