@@ -7,7 +7,7 @@ weights of the model before, and a file of edits. So each pass has a result of i
 Only where nothing is to be measured in between: models too large to be held, without evaluation data.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -22,12 +22,12 @@ from trimtab_optimizer.passes import PASSES
 from trimtab_optimizer.passes.contract import Editing, Outcome, Workplace
 from trimtab_optimizer.passes.reweighing import settled, with_dense_weights
 from trimtab_optimizer.passes.static_int8 import is_large_graph
-from trimtab_optimizer.streaming.edits import Choice, Find, Found, Remember, edited
+from trimtab_optimizer.streaming.edits import Choice, Find, Found, Remember, edited, find_anew
 from trimtab_optimizer.streaming.graphs import opset_of
 from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.magnitudes import count_kept
 from trimtab_optimizer.streaming.reweigh import Reweighed, chosen_weights, graph_weights, stored_matrices
-from trimtab_optimizer.streaming.sparse import OPSET, is_worth_it, packed_bytes
+from trimtab_optimizer.streaming.sparse import OPSET, is_worth_it, kept_in, packed_bytes, packed_in
 from trimtab_optimizer.streaming.weights import Weight
 
 _READ_AT_ONCE: Final = (None, "dynamic", "weights")  # modes of quantize that need no other look at the weights
@@ -53,17 +53,27 @@ def chain_of(items: Sequence[OptimizationPass], model: Model, seed: int) -> Sequ
 
 def run_chain(items: Sequence[OptimizationPass], model: Model, works: Sequence[Workplace]) -> list[Outcome]:
     """Return the outcomes of passes that read the weights together; `works` are their places. Raises as they do."""
-    journal = _journal(works[-1])
+    journal, weights = _journal(works[-1]), None
+    kept = dict(model.waiting.kept) if model.waiting else {}
     if model.package.format is ModelFormat.ONNX and not model.waiting:
-        model = with_dense_weights(model, works[0].scratch)
+        kept, model = kept_in(model.weights), with_dense_weights(model, works[0].scratch)
     links: list[_Link] = []
-    for item, work in zip(items, _places(items, works), strict=True):
-        remember = partial(_remember, journal, len(links))
-        links.append(_link(item, model, work, remember))
+    for number, (item, work) in enumerate(zip(items, _places(items, works), strict=True)):
+        editing = PASSES[item.kind].edits(item, work.seed)
+        if editing is None:
+            outcome, weights = PASSES[item.kind].run(item, model, work), None
+            links.append(_Link(outcome.model, outcome.notes))
+        else:
+            weights = _weights(model) if weights is None else weights  # of one graph once: they may hold its bytes
+            remember = partial(_remember, journal, work.unfinished.name if work.unfinished else str(number))
+            links.append(_edited(editing, model, weights, work, remember))
         model = links[-1].model
     if model.waiting:
         links[-1] = replace(links[-1], model=settled(model, works[-1]))
-    outcomes = [link.outcome() for link in links]
+    outcomes = []
+    for link in links:
+        outcome, kept = link.outcome(kept)
+        outcomes.append(outcome)
     journal.forget()
     read_with = {"readWith": items[-1].kind}
     return [replace(item, notes=item.notes | read_with) if item.model.waiting else item for item in outcomes]
@@ -74,49 +84,60 @@ class _Link:
     """A pass of a chain. `changed` are the weights that it edits, as they are afterwards."""
 
     model: Model
-    remember: Remember
     notes: dict[str, object] = field(default_factory=dict)
+    remember: Remember = find_anew
     editing: Editing | None = None
     changed: tuple[Weight, ...] = ()
-    packs: bool = False
 
-    def outcome(self) -> Outcome:
-        """Return the result of the pass, once all weights were read."""
+    def outcome(self, kept: dict[str, int]) -> tuple[Outcome, dict[str, int]]:
+        """Return the result of the pass, once all weights were read.
+
+        `kept` tells of weights that were pruned before how many values are not zero; what is known then comes back.
+        """
         pruned = self.changed if self.editing and self.editing.prunes else ()
-        kept = {weight.name: _count(weight, self.remember) for weight in pruned}
-        sparse = [weight for weight in pruned if self.packs and is_worth_it(weight, kept[weight.name])]
+        kept = kept | {weight.name: _count(weight, self.remember) for weight in pruned}
+        saved = _saved(self.model, kept) if self.editing or self.model.waiting else {}
         notes = self.notes
         if self.editing:
             names = tuple(weight.name for weight in self.changed)
             values = sum(weight.count for weight in self.changed)
             zeros = sum(weight.count - kept[weight.name] for weight in pruned)
-            done = Reweighed(names, values, zeros, tuple(sorted(weight.name for weight in sparse)))
+            done = Reweighed(names, values, zeros, tuple(sorted(name for name in names if name in saved)))
             notes = self.editing.notes(done, self.model.package.format)
         if self.model.waiting is None:
-            return Outcome(self.model, notes)
-        saved = sum(weight.size_bytes - packed_bytes(weight, kept[weight.name]) for weight in sparse)
-        size = replace(self.model, waiting=None).size_bytes() - saved
-        waiting = Waiting(self.model.waiting.edits, size)
-        return Outcome(write_waiting(self.model.folder, self.model.package, waiting), notes)
+            return Outcome(self.model, notes), kept
+        size = replace(self.model, waiting=None).size_bytes() - sum(saved.values())
+        waiting = Waiting(self.model.waiting.edits, size, kept)
+        return Outcome(write_waiting(self.model.folder, self.model.package, waiting), notes), kept
 
 
-def _link(item: OptimizationPass, model: Model, work: Workplace, remember: Remember) -> _Link:
-    editing = PASSES[item.kind].edits(item, work.seed)
-    if editing is None:
-        outcome = PASSES[item.kind].run(item, model, work)
-        return _Link(outcome.model, remember, outcome.notes)
+def _edited(editing: Editing, model: Model, found: list[Weight], work: Workplace, remember: Remember) -> _Link:
+    """Return the link of a pass that edits weights, which nobody has read yet."""
     form = model.package.format
     before = model.waiting.edits if model.waiting else {}
-    weights = [replace(weight, edits=before.get(weight.name, ())) for weight in _weights(model)]
+    weights = [replace(weight, edits=before.get(weight.name, ())) for weight in found]
     choose = _counting(editing.choose) if editing.prunes else editing.choose
     changed = edited(chosen_weights(weights, editing.ignored), choose, remember)
     made = share_package(model, work.target)
     if editing.prunes and form is not ModelFormat.ONNX:
         made = mark_pruned(made, tuple(weight.name for weight in changed))
     edits = {**before, **{weight.name: weight.edits for weight in changed}}
-    packs = form is ModelFormat.ONNX and opset_of(onnx.load(model.weights, load_external_data=False)) >= OPSET
     waiting = Waiting(edits, model.size_bytes())
-    return _Link(replace(made, waiting=waiting), remember, {}, editing, tuple(changed), packs)
+    return _Link(replace(made, waiting=waiting), {}, remember, editing, tuple(changed))
+
+
+def _saved(model: Model, kept: Mapping[str, int]) -> dict[str, int]:
+    """Return the bytes that are saved by weights which are, or will be, stored sparse; 0 for those that are."""
+    if model.package.format is not ModelFormat.ONNX:
+        return {}
+    proto = onnx.load(model.weights, load_external_data=False)
+    if model.waiting is None:
+        return dict.fromkeys(packed_in(proto), 0)
+    if opset_of(proto) < OPSET:
+        return {}
+    pruned = [weight for weight in graph_weights(proto.graph, model.folder) if weight.name in kept]
+    worth = [weight for weight in pruned if is_worth_it(weight, kept[weight.name])]
+    return {weight.name: weight.size_bytes - packed_bytes(weight, kept[weight.name]) for weight in worth}
 
 
 def _weights(model: Model) -> list[Weight]:
@@ -161,8 +182,9 @@ def _journal(work: Workplace) -> Journal:
     return Journal(work.unfinished, work.unfinished.name)
 
 
-def _remember(journal: Journal, number: int, name: str, find: Callable[[], int]) -> int:
-    return journal.remember(f"{number} {name}", find)
+def _remember(journal: Journal, of: str, name: str, find: Callable[[], int]) -> int:
+    """Remember what was found for one pass: another chain, in the same folder, may begin with another one."""
+    return journal.remember(f"{of} {name}", find)
 
 
 def _converts(item: OptimizationPass) -> bool:

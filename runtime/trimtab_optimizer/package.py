@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -43,10 +43,14 @@ def stage_of(source: ModelFormat) -> Stage:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What stored weights still wait for, and the bytes of the model once it was done."""
+    """What stored weights still wait for, and the bytes of the model once it was done.
+
+    `kept` tells of weights that were pruned how many values are not zero then.
+    """
 
     edits: Edits
     size_bytes: int
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ def load_package(folder: Path) -> Model:
 
 def _read_edits(folder: Path, name: str) -> Waiting:
     stored = StoredEdits.model_validate_json(confined(folder, name).read_bytes())
-    return Waiting(dict(stored.edits), stored.size_bytes)
+    return Waiting(dict(stored.edits), stored.size_bytes, stored.kept)
 
 
 def write_package(folder: Path, package: ModelPackage) -> Model:
@@ -107,10 +111,10 @@ def write_package(folder: Path, package: ModelPackage) -> Model:
 
 def write_waiting(folder: Path, package: ModelPackage, waiting: Waiting) -> Model:
     """Write `model.yaml` and edits into a folder that holds weights which wait for them. They are found by now."""
-    stored = StoredEdits(size_bytes=waiting.size_bytes, edits=found_of(waiting.edits))
+    stored = StoredEdits(size_bytes=waiting.size_bytes, kept=dict(waiting.kept), edits=found_of(waiting.edits))
     (folder / EDITS_FILE).write_text(canonical_json(stored.to_dict()), encoding="utf-8")
     made = write_package(folder, package.model_copy(update={"edits": EDITS_FILE}))
-    return Model(folder, made.package, Waiting(dict(stored.edits), stored.size_bytes))
+    return Model(folder, made.package, Waiting(dict(stored.edits), stored.size_bytes, stored.kept))
 
 
 def copy_beside_weights(model: Model, target: Path) -> None:

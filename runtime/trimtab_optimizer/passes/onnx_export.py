@@ -49,9 +49,10 @@ def _waiting(model: Model, made: Model) -> Waiting | None:
     if model.waiting is None:
         return None
     begin, header = read_header(model.weights)
-    names = {begin + item["data_offsets"][0]: name for name, item in header.items() if name in model.waiting.edits}
+    changed = {name: header[name]["data_offsets"] for name in model.waiting.edits}
+    names = {(begin + start, end - start): name for name, (start, end) in changed.items()}
     places = places_in(made.weights, WEIGHTS_FILE)
-    edits = {name: model.waiting.edits[names[offset]] for name, offset in places.items() if offset in names}
+    edits = {name: model.waiting.edits[names[place]] for name, place in places.items() if place in names}
     return Waiting(edits, model.waiting.size_bytes)
 
 

@@ -5,6 +5,7 @@ same order as there; a test holds the two together. Values come as bits and are 
 half of a float32) and float32 are one code.
 """
 
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
@@ -23,10 +24,10 @@ _INFINITE: Final = np.uint32(0x7F800000)  # the magnitude of infinity; what is a
 _ACROSS: Final = 256  # columns at once: what a core reads of a row in one go
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
+_LOCK: Final = threading.Lock()  # threads that want the same function at once get the same, and it is compiled once
 _compiled = njit(nogil=True, error_model="numpy")  # once it is called; other threads run meanwhile
 
 
-@cache
 def rows_quantizer(width: int, symmetric: bool) -> Quantize:
     """Return what quantizes [outputs, inputs] in blocks along the rows, to codes of some bits.
 
@@ -34,6 +35,18 @@ def rows_quantizer(width: int, symmetric: bool) -> Quantize:
     8], scales and zeros [outputs, blocks]; and tells whether all values were numbers. Blocks that are symmetric have no
     zeros to fill.
     """
+    with _LOCK:
+        return _rows_quantizer(width, symmetric)
+
+
+def columns_quantizer(width: int, symmetric: bool) -> Quantize:
+    """Return what quantizes [inputs, outputs] in blocks along the columns; otherwise like rows_quantizer."""
+    with _LOCK:
+        return _columns_quantizer(width, symmetric)
+
+
+@cache
+def _rows_quantizer(width: int, symmetric: bool) -> Quantize:
     form, per_byte, largest = _form_for(width, symmetric), 8 // width, np.int32((1 << width) - 1)
 
     @_compiled
@@ -70,8 +83,7 @@ def rows_quantizer(width: int, symmetric: bool) -> Quantize:
 
 
 @cache
-def columns_quantizer(width: int, symmetric: bool) -> Quantize:
-    """Return what quantizes [inputs, outputs] in blocks along the columns; otherwise like rows_quantizer."""
+def _columns_quantizer(width: int, symmetric: bool) -> Quantize:
     form, per_byte, largest = _form_for(width, symmetric), 8 // width, np.int32((1 << width) - 1)
 
     @_compiled

@@ -5,6 +5,7 @@ pages, at places of the file and of memory that are multiples of a page; so byte
 thread has for itself. Where a file system has no such thing, callers read and write as always.
 """
 
+import errno
 import mmap
 import os
 import threading
@@ -36,15 +37,22 @@ def whole_pages(offset: int, length: int) -> range:
     return range(start, stop) if stop - start >= _SMALLEST else range(0)
 
 
-def write_pages(descriptor: int, offset: int, values: Raw) -> None:
-    """Write whole pages."""
-    buffer = _buffer("written", _WRITTEN)
-    for start in range(0, len(values), _WRITTEN):
-        part = values[start : start + _WRITTEN]
+def write_pages(descriptor: int, offset: int, values: Raw) -> int:
+    """Write whole pages; return how many bytes were written, which are fewer where the system wants it otherwise."""
+    buffer, done = _buffer("written", _WRITTEN), 0
+    while done < len(values):
+        part = values[done : done + _WRITTEN]
         buffer[: len(part)] = part
-        written = 0
-        while written < len(part):
-            written += os.pwrite(descriptor, buffer[written : len(part)].data, offset + start + written)
+        try:
+            written = os.pwrite(descriptor, buffer[: len(part)].data, offset + done)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                break
+            raise
+        done += written
+        if written < len(part):  # the next call would begin within a page
+            break
+    return done
 
 
 def read_past_cache(path: Path, offset: int, length: int) -> Raw | None:

@@ -51,9 +51,13 @@ Found = Annotated[Clipped | Zeroed, Field(discriminator="kind")]
 
 
 class StoredEdits(Contract):
-    """Edits that were found, by weight, in the order in which they are made; and the bytes of the model after them."""
+    """Edits that were found, by weight, in the order in which they are made; and what is known of the model after them.
+
+    That is its bytes, and of weights that were pruned, how many values are not zero.
+    """
 
     size_bytes: int
+    kept: dict[str, int]
     edits: dict[str, tuple[Found, ...]]
 
 

@@ -25,7 +25,8 @@ class Journal:
     """The journal of one output, beside it. Threads may use it side by side. Without a key, nothing is written."""
 
     def __init__(self, output: Path, key: str | None) -> None:
-        self._path, self._lock = output.with_name(f"{output.name}.journal") if key else None, threading.Lock()
+        self._output, self._lock = output, threading.Lock()
+        self._path = output.with_name(f"{output.name}.journal") if key else None
         self._found: dict[str, int] = {}
         self._done: set[int] = set()
         self._finished: list[int] = []
@@ -36,7 +37,7 @@ class Journal:
     @property
     def goes_on(self) -> bool:
         """Return whether an output that was begun is to be continued."""
-        return bool(self._done)
+        return bool(self._done) and self._output.exists()
 
     def remember(self, name: str, find: Callable[[], int]) -> int:
         """Return what was found under a name, by an earlier process too."""
@@ -49,7 +50,8 @@ class Journal:
         """Return the pieces that are not done yet, each of which notes itself."""
         if self._path is None:
             return work
-        return [self._noting(number, piece, sink) for number, piece in enumerate(work) if number not in self._done]
+        done = self._done if sink.goes_on else frozenset()
+        return [self._noting(number, piece, sink) for number, piece in enumerate(work) if number not in done]
 
     def forget(self) -> None:
         """Remove the journal: the output is complete, and has its name."""
@@ -86,14 +88,16 @@ class Journal:
                 os.fsync(file.fileno())
 
     def _read(self, path: Path, key: str) -> bool:
-        """Read a journal of the same work, if there is one; a last line that was cut off is left out."""
+        """Read a journal of the same work, if there is one; a last line that was cut off is taken out."""
         try:
-            known, *lines = path.read_text().split("\n")[:-1]
+            text = path.read_text()
+            known, *lines = text.split("\n")[:-1]
             entries = [json.loads(line) for line in lines]
         except (OSError, ValueError):
             return False
         if known != key:
             return False
+        os.truncate(path, len(text[: text.rindex("\n") + 1].encode()))
         self._done = {entry for entry in entries if isinstance(entry, int)}
         self._found = {entry[0]: entry[1] for entry in entries if isinstance(entry, list)}
         return True

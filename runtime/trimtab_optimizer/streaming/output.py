@@ -62,10 +62,11 @@ class Sink:
         view = np.frombuffer(values, np.uint8) if isinstance(values, bytes) else np.ascontiguousarray(values)
         view = view.reshape(-1).view(np.uint8)
         pages = range(0) if self._direct is None else whole_pages(offset, len(view))
+        done = pages.start
         if self._direct is not None and pages:
-            write_pages(self._direct, offset + pages.start, view[pages.start : pages.stop])
+            done += write_pages(self._direct, offset + pages.start, view[pages.start : pages.stop])
         _write(self._descriptor, offset, view[: pages.start])
-        _write(self._descriptor, offset + pages.stop, view[pages.stop :])
+        _write(self._descriptor, offset + done, view[done:])
         self.written += len(view)
 
     def flush(self) -> None:
@@ -84,7 +85,7 @@ class Output(Sink):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        if self.is_inline:
+        if error is None and self.is_inline:
             self.path.unlink()
 
     def reserve(self, name: str, data_type: int, dims: tuple[int, ...], length: int) -> Place:

@@ -1,6 +1,7 @@
 """Write a model with other values in its weights: ONNX (dense, or sparse where that is smaller) and safetensors."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,8 +60,9 @@ def reweigh_onnx(
     dense = scratch / "dense.onnx"
     source = dense if unpack(source, dense) else source
     model = onnx.load(source, load_external_data=False)
-    journal = _journal_of(model, target, key)
-    weights = edited(chosen_weights(graph_weights(model.graph, source.parent), ignored), choose, journal.remember)
+    found = chosen_weights(graph_weights(model.graph, source.parent), ignored)
+    journal = Journal(target, key_of(key, model, {weight.name: 1 for weight in found}))
+    weights = edited(found, choose, journal.remember)
     return _write_onnx(model, source.parent, target, weights, journal)
 
 
@@ -68,7 +70,8 @@ def write_edited(source: Path, target: Path, edits: Edits, key: str | None = Non
     """Write a graph with edits of its weights that were found before."""
     model = onnx.load(source, load_external_data=False)
     weights = edited_weights(model.graph, source.parent, edits)
-    _write_onnx(model, source.parent, target, weights, _journal_of(model, target, key))
+    journal = Journal(target, key_of(key, model, {weight.name: len(weight.edits) for weight in weights}))
+    _write_onnx(model, source.parent, target, weights, journal)
 
 
 def store_sparse(file: Path, scratch: Path) -> tuple[str, ...]:
@@ -92,8 +95,9 @@ def reweigh_safetensors(
     source: Path, target: Path, choose: Choice, ignored: tuple[str, ...], key: str | None = None
 ) -> Reweighed:
     """Write a safetensors file with the edit that `choose` makes of its matrices. As reweigh_onnx otherwise."""
-    journal = Journal(target, key)
-    weights = edited(chosen_weights(stored_matrices(source), ignored), choose, journal.remember)
+    found = chosen_weights(stored_matrices(source), ignored)
+    journal = Journal(target, key_of(key, None, {weight.name: 1 for weight in found}))
+    weights = edited(found, choose, journal.remember)
     return _write_stored(source, target, weights, journal)
 
 
@@ -101,7 +105,8 @@ def write_edited_stored(source: Path, target: Path, edits: Edits, key: str | Non
     """Write a safetensors file with edits of its tensors that were found before."""
     stored = stored_weights(source)
     weights = [replace(stored[name], edits=items) for name, items in edits.items()]
-    _write_stored(source, target, weights, Journal(target, key))
+    journal = Journal(target, key_of(key, None, {weight.name: len(weight.edits) for weight in weights}))
+    _write_stored(source, target, weights, journal)
 
 
 def _write_stored(source: Path, target: Path, weights: Sequence[Weight], journal: Journal) -> Reweighed:
@@ -148,7 +153,8 @@ def edited_weights(graph: GraphProto, folder: Path, edits: Edits) -> list[Weight
 
 def stored_matrices(file: Path) -> list[Weight]:
     """Return the tensors of a safetensors file that may be weights of products and convolutions."""
-    return [item for item in stored_weights(file).values() if len(item.dims) > 1 and item.dtype in _FLOATS]
+    stored = stored_weights(file).values()
+    return [item for item in stored if len(item.dims) > 1 and item.count and item.dtype in _FLOATS]
 
 
 def dense_work(weight: Weight, output: Output) -> Iterator[Work]:
@@ -162,10 +168,13 @@ def _covers(layer: str, name: str) -> bool:
     return name == layer or name.startswith(f"{layer}.")
 
 
-def _journal_of(model: ModelProto, target: Path, key: str | None) -> Journal:
+def key_of(key: str | None, model: ModelProto | None, edits: Mapping[str, int]) -> str | None:
+    """Return the key of work on a graph: its pieces follow from that, and from how many edits weights have."""
     if key is None:
-        return Journal(target, None)
-    return Journal(target, f"{key} {hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()}")
+        return None
+    found = hashlib.sha256(model.SerializeToString(deterministic=True) if model else b"")
+    found.update(json.dumps(edits).encode())
+    return f"{key} {found.hexdigest()}"
 
 
 def _kept(weights: Iterable[Weight], journal: Journal) -> dict[str, int]:

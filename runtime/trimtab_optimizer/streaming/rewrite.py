@@ -4,7 +4,6 @@ The graph itself is small and held in memory; weights are read, computed and wri
 which does all three, so that disk and cores are busy at the same time (numpy and the system calls let the others run).
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.links import Origin, Use, origins, remove_dead_links, uses
 from trimtab_optimizer.streaming.matrices import Matrix
 from trimtab_optimizer.streaming.output import Output
-from trimtab_optimizer.streaming.reweigh import dense_work, edited_weights
+from trimtab_optimizer.streaming.reweigh import dense_work, edited_weights, key_of
 from trimtab_optimizer.streaming.schemes import MICROSOFT, Scheme
 from trimtab_optimizer.streaming.weights import Edits, weight_of
 
@@ -57,7 +56,8 @@ def rewrite(
     model = onnx.load(source, load_external_data=False)
     graph, data = model.graph, target.with_name(f"{target.name}.data")
     _check(model, scheme)
-    journal = Journal(target, _key_of(model, scheme, key) if key else None)
+    counts = {name: len(items) for name, items in edits.items()}
+    journal = Journal(target, key_of(f"{key} {scheme!r}" if key else None, model, counts))
     matrices = {
         result: matrix
         for result, matrix in find_matrices(graph, source.parent, edits).items()
@@ -79,10 +79,6 @@ def rewrite(
     journal.forget()
     changed = tuple(sorted({matrix.weight.name for matrix in matrices.values()}))
     return Rewritten(changed, tuple(sorted(_float_matrices(graph))))
-
-
-def _key_of(model: ModelProto, scheme: Scheme, key: str) -> str:
-    return f"{key} {hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()} {scheme!r}"
 
 
 def _save(model: ModelProto, target: Path) -> None:

@@ -99,7 +99,7 @@ def write_slices(slices: Mapping[str, Slice], target: Path, key: str | None = No
     With a `key`, that of the work, a second call goes on where one that was killed was.
     """
     begin, offsets = _layout(slices)
-    journal = Journal(target, f"{key} {hashlib.sha256(begin).hexdigest()}" if key else None)
+    journal = Journal(target, f"{key} {_digest(begin, slices)}" if key else None)
     with Sink(target, journal.goes_on) as sink:
         work = [piece for name, part in slices.items() for piece in _work(part, offsets[name], sink)]
         sink.expect(len(begin) + sum(part.size_bytes for part in slices.values()))
@@ -117,6 +117,15 @@ def _layout(slices: Mapping[str, Slice]) -> tuple[bytes, dict[str, int]]:
         end += part.size_bytes
     begin = encode_header(header)
     return begin, {name: len(begin) + item["data_offsets"][0] for name, item in header.items()}
+
+
+def _digest(begin: bytes, slices: Mapping[str, Slice]) -> str:
+    """Return what tells slices from others, of the same shapes too."""
+    found = hashlib.sha256(begin)
+    for part in slices.values():
+        for axis, places in sorted(part.kept.items()):
+            found.update(f"{axis}:{places.tolist()}".encode())
+    return found.hexdigest()
 
 
 def _work(part: Slice, offset: int, sink: Sink) -> Iterator[Work]:

@@ -84,6 +84,13 @@ def packed_in(model: ModelProto) -> dict[str, Packed]:
     }
 
 
+def kept_in(file: Path) -> dict[str, int]:
+    """Return how many values that are not zero each packed weight of a graph has, by name."""
+    model = onnx.load(file, load_external_data=False)
+    lengths = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
+    return {name: lengths[item.values] - 1 for name, item in packed_in(model).items()}
+
+
 def unpack(source: Path, target: Path) -> bool:
     """Write a graph with its packed weights dense again; False, and nothing written, where it has none."""
     model = onnx.load(source, load_external_data=False)

@@ -166,10 +166,14 @@ def stored_weights(file: Path) -> dict[str, Weight]:
     }
 
 
-def places_in(graph: Path, file: str) -> dict[str, int]:
-    """Return the tensors of a graph that lie in a file beside it, with where each begins."""
+def places_in(graph: Path, file: str) -> dict[str, tuple[int, int]]:
+    """Return the tensors of a graph that lie in a file beside it, with where each begins and its bytes."""
     entries = {item.name: _entries(item) for item in onnx.load(graph, load_external_data=False).graph.initializer}
-    return {name: int(found.get("offset") or 0) for name, found in entries.items() if found.get("location") == file}
+    return {
+        name: (int(found.get("offset") or 0), int(found.get("length") or 0))
+        for name, found in entries.items()
+        if found.get("location") == file
+    }
 
 
 def stored_bytes(tensor: TensorProto, folder: Path) -> Weight:

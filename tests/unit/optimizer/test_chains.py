@@ -19,9 +19,11 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from trimtab_api.spec import OptimizationPass
+from trimtab_optimizer import chains
 from trimtab_optimizer.chains import run_chain
 from trimtab_optimizer.importers import empty
 from trimtab_optimizer.package import Model, load_package
+from trimtab_optimizer.passes.clip import clip
 from trimtab_optimizer.passes.contract import Workplace
 from trimtab_optimizer.streaming import weights
 from trimtab_testing.graphs import chain, tensor_beside
@@ -211,6 +213,40 @@ def test_weights_are_read_one_after_the_other_and_never_come_back(
     assert max(open_at_once) <= 2  # one for each thread
 
 
+def test_what_one_chain_found_is_not_taken_for_what_another_looks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = graph_package(tmp_path, 256, 3)
+    whole = chain_in(source.folder, tmp_path / "whole", CLIP, PRUNE, INT4)
+    with monkeypatch.context() as patch:
+        patch.setattr(chains._Link, "outcome", die)  # all was found by then, and nothing is told
+        with pytest.raises(KeyboardInterrupt):
+            chain_in(source.folder, tmp_path / "killed", CLIP, PRUNE, INT4)
+    assert list((tmp_path / "killed/unfinished").glob("*.journal"))
+    clipped = clip(items(CLIP)[0], source, workplace(source, tmp_path / "clipped", "clip")).model
+
+    killed = chain_in(clipped.folder, tmp_path / "killed", PRUNE, INT4)
+
+    assert_alike(whole, killed)
+
+
+def die(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_sizes_of_results_in_between_know_what_was_pruned_before(
+    tmp_path: Path, work: Callable[..., Workplace]
+) -> None:
+    source = graph_package(tmp_path, 256, 3)
+    one = {"prune": {"structure": "unstructured", "amount": 0.8, "ignoredLayers": ["w1", "w2"]}}
+    other = {"prune": {"structure": "unstructured", "amount": 0.3, "ignoredLayers": ["w0", "w2"]}}
+
+    done = run_chain(items(one, other, CLIP, INT4), source, [work(name) for name in ("one", "two", "clip", "quantize")])
+
+    sizes = [source.size_bytes(), *(outcome.model.size_bytes() for outcome in done)]
+    assert sizes[0] > sizes[1] > sizes[2] == sizes[3] > sizes[4]
+
+
 def graph_package(folder: Path, side: int, count: int) -> Model:
     """Write a package of square matrices, one after the other in one file."""
     made = folder / "source"
@@ -237,19 +273,22 @@ chain_in(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def chain_in(source: Path, folder: Path) -> Model:
+def chain_in(source: Path, folder: Path, *passes: dict[str, Any]) -> Model:
     """Run a chain whose results lie in a folder, and whose unfinished work does too."""
-    attempt = folder / f"attempt-{time.monotonic_ns()}"
-    model, works = load_package(source), []
-    for name in ("clip", "prune", "quantize"):
-        (attempt / f"{name}-scratch").mkdir(parents=True)
-        unfinished = folder / "unfinished" / name
-        places = {"target": attempt / name, "scratch": attempt / f"{name}-scratch", "unfinished": unfinished}
-        works.append(Workplace(seed=0, allow_pickle=False, source=model, checkpoints=None, **places))  # type: ignore[arg-type]
+    attempt, model = folder / f"attempt-{time.monotonic_ns()}", load_package(source)
+    chosen = passes or (CLIP, EVERYWHERE, INT4)
+    works = [workplace(model, attempt, next(iter(item)), folder / "unfinished") for item in chosen]
     empty.LARGEST_HELD = 0  # type: ignore[misc]
-    done = run_chain(items(CLIP, EVERYWHERE, INT4), model, works)
+    done = run_chain(items(*chosen), model, works)
     assert not list((folder / "unfinished").iterdir())
     return done[-1].model
+
+
+def workplace(model: Model, folder: Path, name: str, unfinished: Path | None = None) -> Workplace:
+    (folder / f"{name}-scratch").mkdir(parents=True)
+    places = {"target": folder / name, "scratch": folder / f"{name}-scratch"}
+    kept = unfinished / name if unfinished else None
+    return Workplace(seed=0, allow_pickle=False, source=model, checkpoints=None, unfinished=kept, **places)  # type: ignore[arg-type]
 
 
 def test_a_chain_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Work that was killed goes on where it was: the same bytes, and little done twice."""
 
+import contextlib
 import os
 import random
 import signal
@@ -13,9 +14,9 @@ import pytest
 from onnx import TensorProto
 from safetensors.numpy import save_file
 
-from trimtab_optimizer.streaming.edits import by_magnitude, clip_at, zero_smallest
-from trimtab_optimizer.streaming.journal import FLUSHED
-from trimtab_optimizer.streaming.reweigh import reweigh_onnx, reweigh_safetensors
+from trimtab_optimizer.streaming.edits import Clipped, by_magnitude, clip_at, zero_smallest
+from trimtab_optimizer.streaming.journal import FLUSHED, Journal
+from trimtab_optimizer.streaming.reweigh import reweigh_onnx, reweigh_safetensors, write_edited
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import DynamicInt8, Stored
 from trimtab_optimizer.streaming.slices import Slice, write_slices
@@ -141,6 +142,38 @@ def test_a_journal_of_other_work_is_not_gone_on_with(source: Path, tmp_path: Pat
     rewrite(source / "model.onnx", expected / "model.onnx", DynamicInt8())
 
     assert bytes_of(expected) == bytes_of(tmp_path)
+
+
+def test_a_line_that_was_cut_off_is_no_part_of_the_next_one(tmp_path: Path) -> None:
+    output = tmp_path / "model.onnx"
+    output.touch()
+    (tmp_path / "model.onnx.journal").write_text('key\n3\n["of w", 7]\n12')
+
+    assert Journal(output, "key").remember("of v", lambda: 5) == 5
+    again = Journal(output, "key")
+
+    assert again.remember("of w", lambda: 0) == 7
+    assert again.remember("of v", lambda: 0) == 5
+    assert (tmp_path / "model.onnx.journal").read_text() == 'key\n3\n["of w", 7]\n["of v", 5]\n'
+
+
+def test_edits_of_other_weights_are_other_work(source: Path, tmp_path: Path) -> None:
+    edits = [{name: (Clipped(0.5),)} for name in ("w0", "w1")]
+    for folder, made in (("whole", edits[1:]), ("killed", edits)):
+        (tmp_path / folder).mkdir()
+        for number, found in enumerate(made):
+            is_last = number == len(made) - 1
+            with pytest.MonkeyPatch.context() as patch:
+                if not is_last:
+                    patch.setattr(Journal, "forget", die)
+                with contextlib.nullcontext() if is_last else pytest.raises(KeyboardInterrupt):
+                    write_edited(source / "model.onnx", tmp_path / folder / "model.onnx", found, "the same key")
+
+    assert bytes_of(tmp_path / "whole") == bytes_of(tmp_path / "killed")
+
+
+def die(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_is_finished_leaves_no_journal_and_no_half_a_graph(source: Path, tmp_path: Path) -> None:
