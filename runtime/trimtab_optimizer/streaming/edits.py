@@ -44,7 +44,9 @@ class Zeroed:
     def apply(self, weight: Weight, rows: range, columns: range, values: Floats) -> Floats:
         """Return values of which some are zero."""
         keep = self.scoring.score(weight, rows, columns, values) >= np.uint32(self.threshold)
-        return np.where(keep, values, np.float32(0))
+        bits = -keep.astype(np.int32)  # all set, or none: as a mask, several times as fast as np.where
+        bits &= values.view(np.int32)
+        return bits.view(np.float32)
 
 
 Found = Annotated[Clipped | Zeroed, Field(discriminator="kind")]

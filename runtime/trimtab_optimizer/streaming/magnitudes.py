@@ -4,6 +4,7 @@ A positive float has the same order as its bits, so ranks are counted on 32-bit 
 within the one bucket that holds the rank, by their lower half (a radix selection).
 """
 
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ Scores = NDArray[np.uint32]
 Part = tuple[Weight, range]  # some rows of a weight
 _Counted = TypeVar("_Counted")
 
+_TURN: Final = threading.Lock()
 _STRIP: Final = 1 << 20  # floats read at once
 _BUCKETS: Final = 1 << 16
 
@@ -109,10 +111,8 @@ def _histogram(
         found = np.zeros(_BUCKETS, np.int64)
         for weight, rows in own:
             scores = scoring(weight).score(weight, rows, range(weight.columns), weight.read(rows)).reshape(-1)
-            halves = scores >> np.uint32(16)
-            if bucket is not None:
-                halves = scores[halves == bucket] & np.uint32(0xFFFF)
-            found += np.bincount(halves, minlength=_BUCKETS)
+            lower, upper = scores.view("<u2").reshape(-1, 2).T  # bincount takes half the time for numbers of 16 bits
+            found += np.bincount(upper if bucket is None else lower[upper == bucket], minlength=_BUCKETS)
         return found
 
     total: NDArray[np.int64] = sum(_by_threads(weights, count), np.zeros(_BUCKETS, np.int64))
@@ -120,7 +120,12 @@ def _histogram(
 
 
 def _by_threads(weights: Sequence[Weight], count: Callable[[list[Part]], _Counted]) -> list[_Counted]:
-    """Return what each of a few threads made of its own parts of weights."""
+    """Return what each of a few threads made of its own parts of weights.
+
+    Whoever asks, there are only so many such threads: earlier edits are found before, and one caller has its turn.
+    """
+    for weight in weights:
+        weight.find_edits()
     parts, threads = [(weight, rows) for weight in weights for rows in pieces(weight)], thread_count()
-    with ThreadPoolExecutor(threads) as pool:
+    with _TURN, ThreadPoolExecutor(threads) as pool:
         return list(pool.map(count, (parts[n::threads] for n in range(threads))))

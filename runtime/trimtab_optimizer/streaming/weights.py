@@ -77,6 +77,10 @@ class Weight:
         wanted = range(self.columns) if columns is None else columns
         return self.as_floats(self._read(rows, wanted), rows, wanted)
 
+    def find_edits(self) -> None:
+        """Let all edits be found by now, so that who reads values need not."""
+        self.read(range(0))
+
     def read_bits(self, rows: range, columns: range) -> tuple[NDArray[Any], np.uint32]:
         """Return a part as whole numbers, and how far to shift them to have the bits of its float32 values.
 

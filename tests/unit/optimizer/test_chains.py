@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from trimtab_optimizer.importers import empty
 from trimtab_optimizer.package import Model, load_package
 from trimtab_optimizer.passes.clip import clip
 from trimtab_optimizer.passes.contract import Workplace
-from trimtab_optimizer.streaming import weights
+from trimtab_optimizer.streaming import carrying, magnitudes, weights
 from trimtab_testing.graphs import chain, tensor_beside
 
 CLIP: dict[str, Any] = {"clip": {"percentile": 97}}
@@ -245,6 +246,26 @@ def test_sizes_of_results_in_between_know_what_was_pruned_before(
 
     sizes = [source.size_bytes(), *(outcome.model.size_bytes() for outcome in done)]
     assert sizes[0] > sizes[1] > sizes[2] == sizes[3] > sizes[4]
+
+
+def test_there_are_few_threads_on_many_cores(
+    tmp_path: Path, work: Callable[..., Workplace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, cores, most = graph_package(tmp_path, 512, 24), 8, 0
+    for module in (carrying, magnitudes):
+        monkeypatch.setattr(module, "thread_count", lambda: cores)
+    read = os.preadv
+
+    def noting(*arguments: Any) -> int:
+        nonlocal most
+        most = max(most, threading.active_count())
+        return read(*arguments)
+
+    before = threading.active_count()
+    monkeypatch.setattr(weights.os, "preadv", noting)
+    run_chain(items(CLIP, PRUNE, INT4), source, [work(name) for name in ("clip", "prune", "quantize")])
+
+    assert 0 < most - before <= 2 * cores
 
 
 def graph_package(folder: Path, side: int, count: int) -> Model:
