@@ -57,6 +57,7 @@ def take_rows(source: Path, folder: Path, key: str | None) -> None:
     write_slices(slices, folder / "model.safetensors", key)
 
 
+_MOMENTS = {"halve": (0, 0.3), "clip_graph": (0.2, 0.8), "prune_stored": (0, 0.6), "take_rows": (0, 0.6)}  # of the time
 _KILLS = {"halve": 20, "clip_graph": 6, "prune_stored": 6, "take_rows": 6}
 WORK = {work.__name__: work for work in (halve, clip_graph, prune_stored, take_rows)}
 
@@ -97,7 +98,7 @@ def test_a_process_that_is_killed_again_and_again_ends_with_the_same_bytes_and_l
         )
         assert process.stdout
         process.stdout.readline()
-        time.sleep(moments.uniform(0, seconds / 3))
+        time.sleep(moments.uniform(*_MOMENTS[name]) * seconds)
         written = written_by(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
