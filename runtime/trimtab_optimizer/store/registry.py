@@ -76,7 +76,7 @@ class RegistryTransport:
         one request. What a registry has by then, though its answer was lost, is not sent again.
         """
         reader = Reader(content)
-        if self._is_ok(reference, lambda client: client.stream(reader)):
+        if self._is_ok(reference, lambda client: client.stream(reader)) and reader.is_read:
             return reader.digest()
         digest = content.digest()
         for pause in _PAUSES:
@@ -151,7 +151,7 @@ class _Client(Registry):  # type: ignore[misc]
         return self.do_request(self.url(self.container.get_blob_url(digest)), "HEAD")
 
     def stream(self, reader: Reader) -> requests.Response:
-        """Send a blob whose digest is known once it is sent.
+        """Send a blob whose digest is known once it is sent. Who answers before all was read has not got it.
 
         In one PATCH without a range, as Docker's client does it: with one, it would be a chunk, which some registries
         take only up to a few MB, or not at all.

@@ -196,6 +196,10 @@ class _Uploads(BaseHTTPRequestHandler):
             self.rfile.read(100)
             self.connection.close()
             return
+        if self._fails("the answer comes too early"):
+            self._answer(202, Location=self.path)
+            self.close_connection = True
+            return
         self.sent[self.path] = self._body()
         refused = self._fails("the session is forgotten") or (
             self.fault == "no chunks" and "Content-Range" in self.headers
@@ -237,6 +241,7 @@ _FAULTS = {
     "no chunks": ["POST", "PATCH", "PUT"],
     "no streams": ["POST", "PATCH", "POST", "PUT"],
     "the connection breaks": ["POST", "PATCH", "POST", "PUT"],
+    "the answer comes too early": ["POST", "PATCH", "POST", "PUT"],
     "the session is forgotten": ["POST", "PATCH", "POST", "PUT"],
     "the last answer is lost": ["POST", "PATCH", "PUT"],
 }
@@ -248,7 +253,7 @@ def test_an_upload_that_goes_wrong_is_made_again_and_nothing_is_sent_for_no_reas
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "model.bin").write_bytes(b"weights" * 100_000)
+    (folder / "model.bin").write_bytes(b"weights" * 2_000_000)
     registry = _Uploads.with_fault(fault)
     host = serving(registry)
 
