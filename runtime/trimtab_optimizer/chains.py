@@ -25,8 +25,7 @@ from trimtab_optimizer.passes.static_int8 import is_large_graph
 from trimtab_optimizer.streaming.edits import Choice, Find, Found, Remember, edited, find_anew
 from trimtab_optimizer.streaming.graphs import opset_of
 from trimtab_optimizer.streaming.journal import Journal
-from trimtab_optimizer.streaming.magnitudes import count_kept
-from trimtab_optimizer.streaming.reweigh import Reweighed, chosen_weights, graph_weights, stored_matrices
+from trimtab_optimizer.streaming.reweigh import chosen_weights, graph_weights, kept_of, reweighed, stored_matrices
 from trimtab_optimizer.streaming.sparse import OPSET, is_worth_it, kept_in, packed_bytes, packed_in
 from trimtab_optimizer.streaming.weights import Weight
 
@@ -35,20 +34,24 @@ _READ_AT_ONCE: Final = (None, "dynamic", "weights")  # modes of quantize that ne
 
 def chain_of(items: Sequence[OptimizationPass], model: Model, seed: int) -> Sequence[OptimizationPass]:
     """Return the passes at the beginning of some that read the weights of a large model together; often none."""
-    if not (is_large(model) or is_large_graph(model)):
-        return ()
+    count = _length(items, model, seed)
+    return items[:count] if count and (is_large(model) or is_large_graph(model)) else ()
+
+
+def _length(items: Sequence[OptimizationPass], model: Model, seed: int) -> int:
+    """Return how many passes could read the weights together, were the model large: to see that, it has to be read."""
     count, edits, form = 0, bool(model.waiting), model.package.format
     for item in items:
         if PASSES[item.kind].edits(item, seed):
             edits = True
         elif _reads_edits(item) and form is ModelFormat.ONNX:
-            return items[: count + 1] if edits else ()
+            return count + 1 if edits else 0
         elif _converts(item) and form is not ModelFormat.ONNX:
             form = ModelFormat.ONNX
         else:
             break
         count += 1
-    return items[:count] if edits and (model.waiting or count > 1) else ()
+    return count if edits and (model.waiting or count > 1) else 0
 
 
 def run_chain(items: Sequence[OptimizationPass], model: Model, works: Sequence[Workplace]) -> list[Outcome]:
@@ -95,14 +98,12 @@ class _Link:
         `kept` tells of weights that were pruned before how many values are not zero; what is known then comes back.
         """
         pruned = self.changed if self.editing and self.editing.prunes else ()
-        kept = kept | {weight.name: _count(weight, self.remember) for weight in pruned}
+        kept = kept | kept_of(pruned, self.remember)
         saved = _saved(self.model, kept) if self.editing or self.model.waiting else {}
         notes = self.notes
         if self.editing:
-            names = tuple(weight.name for weight in self.changed)
-            values = sum(weight.count for weight in self.changed)
-            zeros = sum(weight.count - kept[weight.name] for weight in pruned)
-            done = Reweighed(names, values, zeros, tuple(sorted(name for name in names if name in saved)))
+            known = {weight.name: kept.get(weight.name, weight.count) for weight in self.changed}
+            done = reweighed(self.changed, known, tuple(sorted(saved.keys() & known.keys())))
             notes = self.editing.notes(done, self.model.package.format)
         if self.model.waiting is None:
             return Outcome(self.model, notes), kept
@@ -154,17 +155,12 @@ def _counting(choose: Choice) -> Choice:
 
         def found(weight: Weight) -> Found:
             edit = find(weight)
-            _count(replace(weight, edits=(*weight.edits, edit)), remember)
+            kept_of([replace(weight, edits=(*weight.edits, edit))], remember)
             return edit
 
         return found
 
     return counting
-
-
-def _count(weight: Weight, remember: Remember) -> int:
-    """Return how many values of a weight are not zero."""
-    return remember(f"kept of {weight.name}", partial(count_kept, weight))
 
 
 def _places(items: Sequence[OptimizationPass], works: Sequence[Workplace]) -> list[Workplace]:

@@ -8,7 +8,7 @@ from trimtab_optimizer.measuring.latency import rows_to_time
 from trimtab_optimizer.measuring.layers import worst_layers
 from trimtab_optimizer.measuring.memory import peak_memory
 from trimtab_optimizer.measuring.operators import count_operators
-from trimtab_optimizer.memory import why_not_run
+from trimtab_optimizer.memory import unwritten, why_not_run
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.report import PassRecord
 from trimtab_optimizer.run import Run
@@ -18,8 +18,7 @@ def inspected(run: Run, record: PassRecord, before: Model, after: Model, figures
     """Return the record of a pass with all that can be measured of its result."""
     rows = rows_to_time(run.evaluation, after.package, run.plan.seed)
     memory = why_not_run(after) or peak_memory(after, rows, run.plan.source.allow_pickle, run.scratch)
-    unwritten = next((why_not_run(model) for model in (before, after) if model.waiting), None)
-    layers = unwritten or worst_layers(before, after, rows)
+    layers = unwritten(before, after) or worst_layers(before, after, rows)
     absent = {name: why for name, why in ((METRIC_MEMORY, memory), ("worstLayers", layers)) if isinstance(why, str)}
     measured: dict[str, Any] = {
         "metrics": figures_of(run.baseline or figures, figures),

@@ -47,7 +47,12 @@ def check_memory(name: str, weights: int, factor: float, limit: int | None = Non
 
 def why_not_run(model: Model) -> str | None:
     """Say why a model is not run to measure it, or return None where it can be."""
-    return _UNWRITTEN if model.waiting else lacks_memory(model)
+    return unwritten(model) or lacks_memory(model)
+
+
+def unwritten(*models: Model) -> str | None:
+    """Say why models are not there to be run, or return None where their weights are written."""
+    return _UNWRITTEN if any(model.waiting for model in models) else None
 
 
 def lacks_memory(*models: Model) -> str | None:

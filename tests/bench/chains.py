@@ -3,14 +3,13 @@
 python tests/bench/chains.py together|apart SOURCE TARGET     one run, as the benchmark starts it
 """
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import yaml
 from figures import Table, ratios, spread
-from processes import Run, peak, run
+from processes import Run, forget, peak, run
 from streaming import make
 
 _LAYERS, _WIDTH = 64, 4096
@@ -53,7 +52,7 @@ def measure() -> Table:
         source = _package(Path(folder))
         for _ in range(_ROUNDS):
             for way, found in runs.items():
-                _forget(source / "weights.bin")
+                forget(source / "weights.bin")
                 with tempfile.TemporaryDirectory(dir=folder) as target:
                     found.append(run([sys.executable, __file__, way, source, target]))
     faster = ratios([item.seconds for item in runs["apart"]], [item.seconds for item in runs["together"]])
@@ -82,13 +81,6 @@ def _package(folder: Path) -> Path:
     manifest = {"name": "chain", "format": "onnx", "weights": "model.onnx", "inputs": ends[:1], "outputs": ends[1:]}
     (source / "model.yaml").write_text(yaml.safe_dump(manifest))
     return source
-
-
-def _forget(file: Path) -> None:
-    """Take a file out of the page cache."""
-    os.sync()
-    with file.open("rb") as opened:
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _moved(name: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from environments import surroundings
 from figures import Table
-from processes import Run, run
+from processes import Run, forget, run
 
 _GB = 1e9
 _PIECE = 64 << 20
@@ -41,7 +41,7 @@ def measure() -> Table:
         count = _make(folder)
         weights = folder / "model.safetensors"
         before = _seconds_to_read(weights)
-        _forget(weights)
+        forget(weights)
         done, written = _run(folder, target)
         shutil.rmtree(target)
         disk = (before + _seconds_to_read(weights)) / 2 + _seconds_to_write(Path(made) / "written", written)
@@ -104,14 +104,8 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
-def _forget(file: Path) -> None:
-    """Take a file out of the page cache."""
-    with file.open("rb") as opened:
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def _seconds_to_read(file: Path) -> float:
-    _forget(file)
+    forget(file)
     buffer = bytearray(_PIECE)
     started = time.monotonic()
     with file.open("rb", buffering=0) as opened:

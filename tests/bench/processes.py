@@ -35,3 +35,10 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
 def peak() -> int:
     """Return KiB of this process alone; getrusage would count those of the parent before it became this one."""
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+
+def forget(file: Path) -> None:
+    """Take a file out of the page cache; what was not yet written stays in it, so that is done first."""
+    os.sync()
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -84,8 +84,8 @@ def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Ou
 
 def _rewrite(model: Model, target: Path, scheme: Scheme, work: Workplace) -> Rewritten:
     edits = model.waiting.edits if model.waiting else {}
-    with place_to_write(work) as place:
-        return rewrite(model.weights, place.folder / target.name, scheme, key=place.key, edits=edits)
+    with place_to_write(work) as (folder, key):
+        return rewrite(model.weights, folder / target.name, scheme, key=key, edits=edits)
 
 
 def _fastest(options: Quantize, model: Model, work: Workplace) -> Outcome:

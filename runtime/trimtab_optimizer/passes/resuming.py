@@ -3,28 +3,22 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab_optimizer.passes.contract import Workplace
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where to write, and the key of the work, by which a second process goes on with what a first one wrote."""
-
-    folder: Path
-    key: str | None = None
-
-
 @contextmanager
-def place_to_write(work: Workplace) -> Iterator[Place]:
-    """Give a folder for large files; they lie in the target, which is there already, once this is left."""
+def place_to_write(work: Workplace) -> Iterator[tuple[Path, str | None]]:
+    """Give a folder for large files; they lie in the target, which is there already, once this is left.
+
+    With it comes the key of the work, if a second process can go on with what a first one wrote there.
+    """
     if work.unfinished is None:
-        yield Place(work.target)
+        yield work.target, None
         return
     work.unfinished.mkdir(parents=True, exist_ok=True)
-    yield Place(work.unfinished, work.unfinished.name)
+    yield work.unfinished, work.unfinished.name
     for file in work.unfinished.iterdir():
         shutil.move(file, work.target / file.name)
     work.unfinished.rmdir()

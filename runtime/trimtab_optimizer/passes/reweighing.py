@@ -36,14 +36,14 @@ def settled(model: Model, work: Workplace) -> Model:
     edits, package = model.waiting.edits, model.package.model_copy(update={"edits": None})
     if package.format is ModelFormat.ONNX:
         work.target.mkdir(parents=True)
-        with place_to_write(work) as place:
-            write_edited(model.weights, place.folder / ONNX_FILE, edits, place.key)
+        with place_to_write(work) as (folder, key):
+            write_edited(model.weights, folder / ONNX_FILE, edits, key)
         return write_package(work.target, package)
     copy_beside_weights(model, work.target)
     if model.package.edits:
         (work.target / model.package.edits).unlink()
-    with place_to_write(work) as place:
-        write_edited_stored(model.weights, place.folder / WEIGHTS_FILE, edits, place.key)
+    with place_to_write(work) as (folder, key):
+        write_edited_stored(model.weights, folder / WEIGHTS_FILE, edits, key)
     return write_package(work.target, package.model_copy(update={"weights": WEIGHTS_FILE}))
 
 
@@ -62,17 +62,17 @@ def check_safetensors(name: str, weights: Path) -> None:
 
 def _graph(model: Model, work: Workplace, editing: Editing) -> tuple[Model, Reweighed]:
     work.target.mkdir(parents=True)
-    with place_to_write(work) as place:
-        file = place.folder / ONNX_FILE
-        done = reweigh_onnx(model.weights, file, work.scratch, editing.choose, editing.ignored, place.key)
+    with place_to_write(work) as (folder, key):
+        file = folder / ONNX_FILE
+        done = reweigh_onnx(model.weights, file, work.scratch, editing.choose, editing.ignored, key)
     return write_package(work.target, model.package), done
 
 
 def _module(name: str, model: Model, work: Workplace, editing: Editing) -> tuple[Model, Reweighed]:
     check_safetensors(name, model.weights)
     copy_beside_weights(model, work.target)
-    with place_to_write(work) as place:
-        file = place.folder / WEIGHTS_FILE
-        done = reweigh_safetensors(model.weights, file, editing.choose, editing.ignored, place.key)
+    with place_to_write(work) as (folder, key):
+        file = folder / WEIGHTS_FILE
+        done = reweigh_safetensors(model.weights, file, editing.choose, editing.ignored, key)
     made = write_package(work.target, model.package.model_copy(update={"weights": WEIGHTS_FILE}))
     return mark_pruned(made, done.weights) if editing.prunes else made, done

@@ -53,8 +53,8 @@ def cut_stored_channels(options: Prune, model: Model, work: Workplace) -> tuple[
         cut = cut_channels(module, inputs, model.package, options, importance)
     structure = Structure(sizes=sizes_changed(bare_module(model), module), sparse=structure_of(model).sparse)
     made = save_structure(model, structure, work.target)
-    with place_to_write(work) as place:
-        write_slices(selections.left_of(module), place.folder / WEIGHTS_FILE, place.key)
+    with place_to_write(work) as (folder, key):
+        write_slices(selections.left_of(module), folder / WEIGHTS_FILE, key)
     _check(made)
     return made, cut
 

@@ -56,16 +56,12 @@ class LayoutTransport:
         """Write the manifest and point tags at it."""
         layout = self._layout(reference)
         digest = digest_bytes(manifest)
-        with _new_file(layout / "blobs" / "sha256") as temporary:
-            temporary.write_bytes(manifest)
-            _publish(temporary, _blob(layout, digest))
+        _write(_blob(layout, digest), manifest)
         with _locked(layout):
             entries = [item for item in _entries(layout) if _tag(item) not in tags]
             entries += [_entry(digest, len(manifest), tag) for tag in tags]
-            with _new_file(layout) as temporary:
-                index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}
-                temporary.write_text(canonical_json(index))
-                _publish(temporary, layout / "index.json")
+            index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}
+            _write(layout / "index.json", canonical_json(index).encode())
 
     def _layout(self, reference: Reference) -> Path:
         return self._directory / reference.host / reference.repository
@@ -107,6 +103,12 @@ def _new_file(folder: Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def _write(target: Path, content: bytes) -> None:
+    with _new_file(target.parent) as temporary:
+        temporary.write_bytes(content)
+        _publish(temporary, target)
+
+
 def _publish(temporary: Path, target: Path) -> None:
     os.chmod(temporary, 0o644)
     os.replace(temporary, target)
@@ -117,9 +119,7 @@ def _locked(layout: Path) -> Iterator[None]:
     """Hold the layout alone; its marker file, which never changes, is what gets locked."""
     marker = layout / "oci-layout"
     if not marker.exists():
-        with _new_file(layout) as temporary:
-            temporary.write_text('{"imageLayoutVersion":"1.0.0"}')
-            _publish(temporary, marker)
+        _write(marker, b'{"imageLayoutVersion":"1.0.0"}')
     with marker.open() as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -9,7 +9,7 @@ from typing import Final
 
 from onnx import GraphProto, TensorProto
 
-from trimtab_optimizer.streaming.output import Output, Place
+from trimtab_optimizer.streaming.output import Output, Sink
 from trimtab_optimizer.streaming.weights import Weight, stored_bytes
 
 Work = Callable[[], None]
@@ -42,12 +42,17 @@ def copies(graph: GraphProto, folder: Path, output: Output, changed: set[str]) -
         if tensor.data_location == TensorProto.EXTERNAL and tensor.name not in changed:
             stored = stored_bytes(tensor, folder)
             place = output.reserve(tensor.name, tensor.data_type, tuple(tensor.dims), stored.columns)
-            work += [partial(_copy, stored, output, place, start) for start in range(0, stored.columns, _COPY)]
+            work += copy_bytes(stored, output, place.offset)
     return work
 
 
-def _copy(stored: Weight, output: Output, place: Place, start: int) -> None:
-    output.write(place, start, stored.read_raw(start, min(_COPY, stored.columns - start)))
+def copy_bytes(stored: Weight, sink: Sink, offset: int) -> list[Work]:
+    """Return the work that copies bytes as they are to a place in a file."""
+    return [partial(_copy, stored, sink, offset, start) for start in range(0, stored.columns, _COPY)]
+
+
+def _copy(stored: Weight, sink: Sink, offset: int, start: int) -> None:
+    sink.put(offset + start, stored.read_raw(start, min(_COPY, stored.columns - start)))
 
 
 def replace_tensors(graph: GraphProto, output: Output, changed: set[str]) -> None:

@@ -15,8 +15,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from trimtab_api.errors import PassFailed
-from trimtab_optimizer.streaming.carrying import Work, carry_out, copies, replace_tensors
-from trimtab_optimizer.streaming.edits import Choice, edited
+from trimtab_optimizer.streaming.carrying import Work, carry_out, copies, copy_bytes, replace_tensors
+from trimtab_optimizer.streaming.edits import Choice, Remember, edited
 from trimtab_optimizer.streaming.graphs import all_nodes, free_prefix, opset_of
 from trimtab_optimizer.streaming.journal import Journal
 from trimtab_optimizer.streaming.links import origins
@@ -35,7 +35,6 @@ from trimtab_optimizer.streaming.weights import Edits, Weight, stored_weights, w
 
 _READERS: Final = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 _FLOATS: Final = frozenset({np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
-_COPY: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def store_sparse(file: Path, scratch: Path) -> tuple[str, ...]:
     """Rewrite a graph in place so that weights that are mostly zero become sparse, and return their names."""
     model = onnx.load(file, load_external_data=False)
     weights, journal = graph_weights(model.graph, file.parent), Journal(file, None)
-    kept = _kept(weights, journal)
+    kept = kept_of(weights, journal.remember)
     if not any(is_worth_it(weight, kept[weight.name]) for weight in weights):
         return ()
     made = scratch / "sparse"
@@ -177,16 +176,16 @@ def key_of(key: str | None, model: ModelProto | None, edits: Mapping[str, int]) 
     return f"{key} {found.hexdigest()}"
 
 
-def _kept(weights: Iterable[Weight], journal: Journal) -> dict[str, int]:
+def kept_of(weights: Iterable[Weight], remember: Remember) -> dict[str, int]:
     """Return how many values of each weight are not zero after its edits."""
-    return {item.name: journal.remember(f"kept of {item.name}", partial(count_kept, item)) for item in weights}
+    return {item.name: remember(f"kept of {item.name}", partial(count_kept, item)) for item in weights}
 
 
 def _write_onnx(
     model: ModelProto, folder: Path, target: Path, weights: Sequence[Weight], journal: Journal
 ) -> Reweighed:
     graph, prefix, names = model.graph, free_prefix(model.graph), {weight.name for weight in weights}
-    kept = _kept(weights, journal)
+    kept = kept_of(weights, journal.remember)
     packed: dict[str, Packed] = {}
     nodes: list[NodeProto] = []
     work: list[Work] = []
@@ -240,11 +239,6 @@ def _copies_between(weights: Sequence[Weight], source: Path, sink: Sink) -> Iter
     spans = sorted((weight.offset, weight.offset + weight.size_bytes) for weight in weights)
     starts, ends = [0, *(end for _, end in spans)], [*(start for start, _ in spans), source.stat().st_size]
     for start, end in zip(starts, ends, strict=True):
-        for position in range(start, end, _COPY):
-            yield partial(_copy, source, position, min(_COPY, end - position), sink)
-
-
-def _copy(source: Path, position: int, length: int, sink: Sink) -> None:
-    with source.open("rb") as file:
-        file.seek(position)
-        sink.put(position, file.read(length))
+        yield from copy_bytes(
+            Weight(source.name, (1, end - start), np.dtype(np.uint8), source, start, None), sink, start
+        )
