@@ -25,19 +25,19 @@ class Journal:
     """The journal of one output, beside it. Threads may use it side by side. Without a key, nothing is written."""
 
     def __init__(self, output: Path, key: str | None) -> None:
-        self._output, self._lock = output, threading.Lock()
+        self._key, self._lock = key, threading.Lock()
         self._path = output.with_name(f"{output.name}.journal") if key else None
         self._found: dict[str, int] = {}
         self._done: set[int] = set()
         self._finished: list[int] = []
         self._flushed_at = 0
-        if self._path and not self._read(self._path, str(key)):
-            self._path.write_text(f"{key}\n")
+        if self._path and not self._read(self._path):
+            self._begin(self._path)
 
     @property
     def goes_on(self) -> bool:
         """Return whether an output that was begun is to be continued."""
-        return bool(self._done) and self._output.exists()
+        return bool(self._done)
 
     def remember(self, name: str, find: Callable[[], int]) -> int:
         """Return what was found under a name, by an earlier process too."""
@@ -50,8 +50,10 @@ class Journal:
         """Return the pieces that are not done yet, each of which notes itself."""
         if self._path is None:
             return work
-        done = self._done if sink.goes_on else frozenset()
-        return [self._noting(number, piece, sink) for number, piece in enumerate(work) if number not in done]
+        if self._done and not sink.goes_on:
+            self._done = set()
+            self._begin(self._path)
+        return [self._noting(number, piece, sink) for number, piece in enumerate(work) if number not in self._done]
 
     def forget(self) -> None:
         """Remove the journal: the output is complete, and has its name."""
@@ -87,7 +89,11 @@ class Journal:
             if wait:
                 os.fsync(file.fileno())
 
-    def _read(self, path: Path, key: str) -> bool:
+    def _begin(self, path: Path) -> None:
+        """Begin anew, with what was found: no piece is safe."""
+        path.write_text("".join(f"{line}\n" for line in (self._key, *map(json.dumps, self._found.items()))))
+
+    def _read(self, path: Path) -> bool:
         """Read a journal of the same work, if there is one; a last line that was cut off is taken out."""
         try:
             text = path.read_text()
@@ -95,7 +101,7 @@ class Journal:
             entries = [json.loads(line) for line in lines]
         except (OSError, ValueError):
             return False
-        if known != key:
+        if known != self._key:
             return False
         os.truncate(path, len(text[: text.rindex("\n") + 1].encode()))
         self._done = {entry for entry in entries if isinstance(entry, int)}

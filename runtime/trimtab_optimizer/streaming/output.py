@@ -39,6 +39,7 @@ class Sink:
     _direct: int | None = None
 
     def __enter__(self) -> Self:
+        self.goes_on = self.goes_on and self.path.exists()
         begin = 0 if self.goes_on else os.O_TRUNC
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | begin, 0o644)
         return self

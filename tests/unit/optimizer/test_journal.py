@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 
 from trimtab_optimizer.streaming.edits import Clipped, by_magnitude, clip_at, zero_smallest
 from trimtab_optimizer.streaming.journal import FLUSHED, Journal
+from trimtab_optimizer.streaming.output import Sink
 from trimtab_optimizer.streaming.reweigh import reweigh_onnx, reweigh_safetensors, write_edited
 from trimtab_optimizer.streaming.rewrite import rewrite
 from trimtab_optimizer.streaming.schemes import DynamicInt8, Stored
@@ -123,8 +125,8 @@ def is_done(folder: Path) -> bool:
 
 
 def pieces_safe(folder: Path) -> int:
-    """Return how many pieces a journal has."""
-    lines = [line for journal in folder.glob("*.journal") for line in journal.read_text().split("\n")]
+    """Return how many pieces a journal has, each counted once."""
+    lines = {line for journal in folder.glob("*.journal") for line in journal.read_text().split("\n")}
     return sum(line.isdigit() for line in lines)
 
 
@@ -156,6 +158,20 @@ def test_a_line_that_was_cut_off_is_no_part_of_the_next_one(tmp_path: Path) -> N
     assert again.remember("of w", lambda: 0) == 7
     assert again.remember("of v", lambda: 0) == 5
     assert (tmp_path / "model.onnx.journal").read_text() == 'key\n3\n["of w", 7]\n["of v", 5]\n'
+
+
+def test_where_the_output_is_gone_no_piece_of_it_counts_and_what_was_found_does(tmp_path: Path) -> None:
+    output, written = tmp_path / "model.onnx.data", [0, 0]
+    (tmp_path / "model.onnx.journal").write_text('key\n0\n["of w", 7]\n1\n')
+    journal = Journal(tmp_path / "model.onnx", "key")
+
+    with Sink(output, journal.goes_on) as sink:
+        for number, piece in enumerate(journal.left([partial(written.__setitem__, n, 1) for n in (0, 1)], sink)):
+            piece()
+            assert number < 2
+
+    assert written == [1, 1]
+    assert (tmp_path / "model.onnx.journal").read_text() == 'key\n["of w", 7]\n'
 
 
 def test_edits_of_other_weights_are_other_work(source: Path, tmp_path: Path) -> None:
