@@ -11,7 +11,8 @@ TrimtabError
 │   ├── InvalidData          a data set that does not fit the model
 │   ├── PassFailed           an optimization pass that cannot do what is asked
 │   ├── MissingTool          a pass whose tool is not installed where it is to run
-│   └── InsufficientMemory   a pass that needs more memory than its Job may have
+│   ├── InsufficientMemory   a pass that needs more memory than its Job may have
+│   └── OutOfMemory          a Job that was killed again and again
 └── TransientError       the environment failed: trying again may help
     ├── RegistryUnavailable  no answer, or a server error
     └── OutOfResources       memory or disk ran out
@@ -76,6 +77,10 @@ class MissingTool(UserError):
 
 class InsufficientMemory(UserError):
     reason = "InsufficientMemory"
+
+
+class OutOfMemory(UserError):
+    reason = "OutOfMemory"
 
 
 class RegistryUnavailable(TransientError):

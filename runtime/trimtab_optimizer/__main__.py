@@ -6,6 +6,7 @@
 """
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from trimtab_optimizer.known import find_result, resolve
 from trimtab_optimizer.logs import log_as_json, say
 from trimtab_optimizer.message import failure, failure_of, success, write_message
 from trimtab_optimizer.resources import as_out_of_resources
+from trimtab_optimizer.starts import count_start
 from trimtab_optimizer.store import open_store
 
 
@@ -49,16 +51,24 @@ def attempt(environ: Mapping[str, str]) -> tuple[JobMessage, int]:
 def _run(environ: Mapping[str, str]) -> JobMessage:
     config = read_config(environ)
     config.scratch.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(config.scratch)  # the libraries' temporary files are as large as the model
+    count_start(config.scratch, config.starts)
     store = open_store(config.insecure_registries, config.docker_configs, config.registry_dir)
     resolved = resolve(store, config.plan)
     known = find_result(store, config.artifact_repository, config.plan, resolved)
     if known is not None:
         say("plan found", plan=known.plan, artifact=known.artifact)
         return success(known)
+    tempfile.tempdir = str(_emptied(config.scratch / "tmp"))  # the libraries' temporary files are as large as the model
     from trimtab_optimizer.pipeline import make_artifact  # late: torch takes seconds, which a known plan can do without
 
     return success(make_artifact(config, store, resolved))
+
+
+def _emptied(folder: Path) -> Path:
+    """Make a folder anew: a process that was killed may have left something in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _stop(number: int, frame: object) -> NoReturn:

@@ -19,6 +19,7 @@ class OptimizerConfig:
     insecure_registries: tuple[str, ...] = ()
     docker_configs: tuple[Path, ...] = ()
     registry_dir: Path | None = None
+    starts: int | None = None  # how often a process may begin in the same scratch; None where nobody counts
 
 
 def read_config(environ: Mapping[str, str]) -> OptimizerConfig:
@@ -30,6 +31,7 @@ def read_config(environ: Mapping[str, str]) -> OptimizerConfig:
         insecure_registries=_words(environ.get("TRIMTAB_INSECURE_REGISTRIES", ""), ","),
         docker_configs=tuple(Path(word) for word in _words(environ.get("TRIMTAB_DOCKER_CONFIGS", ""), ":")),
         registry_dir=Path(environ["TRIMTAB_REGISTRY_DIR"]) if environ.get("TRIMTAB_REGISTRY_DIR") else None,
+        starts=int(environ["TRIMTAB_STARTS"]) if environ.get("TRIMTAB_STARTS") else None,
     )
 
 

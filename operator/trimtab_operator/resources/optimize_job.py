@@ -2,6 +2,9 @@
 
 The pod failure policy tells two things apart that Kubernetes alone cannot: what the user has to mend (exit code 42, the
 Job ends at once) and what is nobody's fault (eviction, preemption: tried again and not counted).
+
+A container that was killed (exit code 137, mostly for memory) is started again in its pod, where its scratch is still
+there, and so is the journal of the pass it was at. The Job does not count those starts; the optimizer does.
 """
 
 from typing import Any
@@ -26,6 +29,8 @@ from trimtab_operator.resources.metadata import (
 
 _MODEL_SECRET = "/secrets/model"
 _ARTIFACT_SECRET = "/secrets/artifacts"
+_KILLED = 137  # 128 + SIGKILL
+_TRIES = 3  # pods of a Job, and starts in a pod
 _DEFAULT_RESOURCES = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
 
 
@@ -44,7 +49,7 @@ def optimize_job(parent: Parent, settings: Settings, spec: ModelDeploymentSpec, 
 
 def _job_spec(settings: Settings, spec: ModelDeploymentSpec, plan: Plan, labels: dict[str, str]) -> dict[str, Any]:
     return {
-        "backoffLimit": 2,
+        "backoffLimit": _TRIES - 1,
         "activeDeadlineSeconds": spec.optimization.timeout_seconds,
         "podReplacementPolicy": "Failed",  # two pods at once would both push
         "podFailurePolicy": {
@@ -68,6 +73,8 @@ def _pod_spec(settings: Settings, spec: ModelDeploymentSpec, plan: Plan) -> dict
     container |= {
         "env": environment(_environment(settings, plan, tuple(secrets))),
         "resources": spec.optimization.resources or _DEFAULT_RESOURCES,
+        "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [_KILLED]}}],
         "terminationMessagePolicy": "File",
         "volumeMounts": [*scratch, *_mounts(secrets)],
     }
@@ -83,6 +90,7 @@ def _environment(settings: Settings, plan: Plan, secret_paths: tuple[str, ...]) 
         "TRIMTAB_INSECURE_REGISTRIES": ",".join(settings.insecure_registries),
         "TRIMTAB_DOCKER_CONFIGS": ":".join(secret_paths),
         "TRIMTAB_SCRATCH": "/scratch",
+        "TRIMTAB_STARTS": str(_TRIES),
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trimtab_optimizer.logs import say
 from trimtab_optimizer.passes.contract import Workplace
 
 
@@ -17,6 +18,8 @@ def place_to_write(work: Workplace) -> Iterator[tuple[Path, str | None]]:
     if work.unfinished is None:
         yield work.target, None
         return
+    if work.unfinished.exists():
+        say("pass goes on with what a process before this one wrote")
     work.unfinished.mkdir(parents=True, exist_ok=True)
     yield work.unfinished, work.unfinished.name
     for file in work.unfinished.iterdir():

@@ -56,6 +56,15 @@ def chain(path: Path, matrices: list[TensorProto]) -> Path:
     return path
 
 
+def chain_beside(folder: Path, side: int, matrices: int) -> Path:
+    """Write such a graph of square matrices, whose values lie one after the other in a file beside it."""
+    with (folder / "weights.bin").open("wb") as file:
+        for _ in range(matrices):
+            matrix(side, side).tofile(file)
+    beside = [tensor_beside(f"w{n}", (side, side), n * side * side * 4) for n in range(matrices)]
+    return chain(folder / "model.onnx", beside)
+
+
 def mixed_model(folder: Path, external: bool) -> Path:
     """Write a model with both ways to store a matrix, a bias, a short last block and a weight of two products."""
     weights = {"a": matrix(70, 96), "bias": matrix(96), "b": matrix(96, 96), "c": matrix(40, 96)}

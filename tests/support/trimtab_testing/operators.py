@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from target import Target
+from trimtab_testing.pods import processes_of
 
 _SELECTOR = "app.kubernetes.io/name=trimtab-operator"
-_PROGRAM = b"trimtab_operator"
+_PROGRAM = "trimtab_operator"
 _LEADING_SECONDS = 90
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
@@ -55,8 +55,7 @@ class Operator:
         """Return the operator's processes as this machine numbers them; none on a cluster that somebody named."""
         if self.target.own is None:
             return []
-        uids = [pod["metadata"]["uid"] for pod in self.pods()]
-        return [pid for pid, text in _processes() if any(uid in text or uid.replace("-", "_") in text for uid in uids)]
+        return processes_of(self.pods(), _PROGRAM)
 
     def requests(self, since: int) -> Iterator[dict[str, Any]]:
         """Yield the operator's requests from an offset of the audit log on; one is logged at its start and its end."""
@@ -98,13 +97,3 @@ def _whole_lines_from(lines: BinaryIO, offset: int) -> Iterator[bytes]:
     for line in lines:
         if line.endswith(b"\n"):
             yield line
-
-
-def _processes() -> Iterator[tuple[int, str]]:
-    """Yield every operator process with its cgroups, which name its pod."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if _PROGRAM in (entry / "cmdline").read_bytes():
-                yield int(entry.name), (entry / "cgroup").read_text()
-        except OSError:  # it ended in between
-            continue

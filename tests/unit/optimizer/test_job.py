@@ -277,6 +277,20 @@ def test_the_process_answers_by_file_and_exit_code(environment: Callable[..., di
     assert message.failure.message.endswith("does not exist; push it there or mend the URI")
 
 
+def test_a_container_that_was_killed_again_and_again_gives_up_and_says_what_to_raise(
+    environment: Callable[..., dict[str, str]],
+) -> None:
+    from trimtab_optimizer.__main__ import attempt
+
+    settings = environment({"source": {"uri": "oci://registry.local:5000/models/absent"}, "passes": []})
+
+    messages = [attempt(settings | {"TRIMTAB_STARTS": "2"}) for _ in range(3)]
+
+    reasons = [(code, message.failure.reason) for message, code in messages if message.failure]
+    assert reasons == [(42, "SourceNotFound"), (42, "SourceNotFound"), (42, "OutOfMemory")]
+    assert "spec.optimization.resources.limits.memory" in str(messages[-1][0].failure)
+
+
 def test_a_long_text_is_cut_to_what_kubernetes_keeps() -> None:
     message = failure("InvalidPackage", "ä" * 9000)
 
