@@ -19,7 +19,7 @@ from trimtab_cluster.places import REPOSITORY, Cluster, cache_dir
 from trimtab_cluster.registry import NAME, PORT
 from trimtab_cluster.say import say, timed
 
-_KEPT = 3  # layouts of each image that stay in the cache; the newest ones
+_KEPT = 2  # layouts of each image that stay in the cache: this one, and the one before; with CUDA one is 3 GB
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,35 @@ def test_what_is_not_copied_does_not_matter(context: Path) -> None:
 def test_a_dockerfile_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="Dockerfile is not there"):
         tag_of(IMAGE, "base", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "extra"),
+    [
+        ("operator/Dockerfile", "operator"),
+        ("runtime/Dockerfile.optimizer", "optimizer"),
+        ("runtime/Dockerfile.optimizer-tensorflow", "optimizer"),
+    ],
+)
+def test_an_image_gets_every_library_that_its_code_names(dockerfile: str, extra: str) -> None:
+    lines = (REPOSITORY / dockerfile).read_text().replace("\\\n", " ").splitlines()
+    installed = next(line for line in lines if "-c /opt/trimtab/requirements.lock" in line).split()
+
+    assert {name_of(word) for word in installed} >= set(required(extra))
+
+
+def required(extra: str) -> list[str]:
+    """Return the libraries of an extra, those of the extras that it names, and those of every part."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    found = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    further = [inner for word in found if (inner := word.partition("[")[2].rstrip("]"))]
+    return [name for word in found if (name := name_of(word)) != "trimtab"] + [
+        name for inner in further for name in required(inner)
+    ]
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9-]", requirement.replace("_", "-"))[0].lower()
 
 
 def test_the_images_of_the_project_have_dockerfiles() -> None:
