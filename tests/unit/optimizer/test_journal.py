@@ -1,12 +1,14 @@
 """Work that was killed goes on where it was: the same bytes, and little done twice."""
 
 import contextlib
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -117,6 +119,39 @@ def test_a_process_that_is_killed_again_and_again_ends_with_the_same_bytes_and_l
     assert bytes_of(killed) == bytes_of(whole)
     assert lost <= _MOST_LOST
     assert kept * _PIECES[name] >= FLUSHED
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_what_one_process_made_safe_the_next_does_not_write_again(
+    name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = written_by(os.getpid())
+    WORK[name](source, tmp_path, None)
+    whole = written_by(os.getpid()) - before
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Sink, "flush", dying_on_call(3, Sink.flush))
+        with pytest.raises(KeyboardInterrupt):
+            WORK[name](source, tmp_path, "the key of this test")
+    safe, before = pieces_safe(tmp_path) * _PIECES[name], written_by(os.getpid())
+
+    WORK[name](source, tmp_path, "the key of this test")
+
+    assert safe >= 2 * FLUSHED
+    assert written_by(os.getpid()) - before <= whole - safe + (4 << 20)  # the journal, and a piece that is a header
+
+
+def dying_on_call(number: int, flush: Callable[[Sink], None]) -> Callable[[Sink], None]:
+    """Return a way to flush that works until it is called for the nth time."""
+    calls = itertools.count(1)
+
+    def until_then(sink: Sink) -> None:
+        if next(calls) >= number:
+            raise KeyboardInterrupt
+        flush(sink)
+
+    return until_then
 
 
 def is_done(folder: Path) -> bool:
