@@ -17,8 +17,8 @@ import uvloop
 from trimtab_api.errors import UserError
 from trimtab_api.report import EXIT_USER_ERROR, TERMINATION_MESSAGE_LIMIT
 from trimtab_runtime.config import read_config
+from trimtab_runtime.logs import log_as_json, say
 from trimtab_runtime.server.lifecycle import serve
-from trimtab_runtime.server.logs import log_as_json, say
 
 
 def main() -> None:

@@ -17,9 +17,14 @@ _HELP: Final = {
     "REST_PORT": "port of REST, health and metrics (default 8080; 0: a free one)",
     "GRPC_PORT": "port of gRPC (default 9000; 0: a free one)",
     "PROTOCOLS": "protocols of inference: rest, grpc or both (default rest,grpc)",
-    "MAX_BATCH_SIZE": "most rows that run together (default 32)",
+    "MAX_BATCH_SIZE": "most rows that run together (default 32); fewer where more do not pay",
+    "BATCH_TOLERANCE": "how far a row may differ in company, as a part of the largest output (default 0.0001)",
     "MAX_DELAY_MS": "how long a request may wait for others (default 0: not at all)",
+    "MAX_WAIT_SECONDS": "expected wait above which a request is refused (default 1)",
+    "FAST_PATH": "1: inference calls go past the web framework; 0: through it (default 1)",
     "DRAIN_SECONDS": "how long to go on answering after SIGTERM (default 5)",
+    "READ_TIMEOUT_SECONDS": "in which a request has to have arrived (default 60)",
+    "KEEP_ALIVE_SECONDS": "how long a connection may be idle (default 75: callers and proxies close theirs before)",
     "MAX_CONNECTION_AGE_SECONDS": "age at which a connection is asked to end (default 30)",
     "THREADS": "threads of one run (default: the CPUs that the container may use)",
 }
@@ -38,8 +43,13 @@ class RuntimeConfig:
     grpc_port: int
     protocols: frozenset[str]
     max_batch_size: int
+    batch_tolerance: float
     max_delay_seconds: float
+    max_wait_seconds: float
+    fast_path: bool
     drain_seconds: float
+    read_timeout_seconds: float
+    keep_alive_seconds: float
     max_connection_age_seconds: float
     threads: int | None
 
@@ -56,8 +66,13 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         grpc_port=_number(values, "GRPC_PORT", 9000, 0, 65535),
         protocols=_protocols(_text(values, "PROTOCOLS", "rest,grpc")),
         max_batch_size=_number(values, "MAX_BATCH_SIZE", 32, 1, 1 << 20),
+        batch_tolerance=_number(values, "BATCH_TOLERANCE", 1e-4, 0.0, 1e9),
         max_delay_seconds=_number(values, "MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
+        max_wait_seconds=_number(values, "MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
+        fast_path=bool(_number(values, "FAST_PATH", 1, 0, 1)),
         drain_seconds=_number(values, "DRAIN_SECONDS", 5.0, 0.0, 3600.0),
+        read_timeout_seconds=_number(values, "READ_TIMEOUT_SECONDS", 60.0, 0.1, 86_400.0),
+        keep_alive_seconds=_number(values, "KEEP_ALIVE_SECONDS", 75.0, 0.1, 86_400.0),
         max_connection_age_seconds=_number(values, "MAX_CONNECTION_AGE_SECONDS", 30.0, 0.1, 86_400.0),
         threads=_number(values, "THREADS", 0, 0, 1024) or None,
     )

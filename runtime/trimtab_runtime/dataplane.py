@@ -1,14 +1,14 @@
 """What every protocol asks for: is it ready, what is it, infer. Servers are thin layers over this."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from trimtab_api.package import Tensor
-from trimtab_runtime.batching import Batcher
+from trimtab_runtime.engine.batcher import Batcher
+from trimtab_runtime.engine.queueing import Done, Outputs, Waiting
 from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest, UnknownModel
+from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.request import InferRequest
-from trimtab_runtime.protocol.tensors import Array
 
 SERVER_NAME: Final = "trimtab"
 SERVER_VERSION: Final = "0.1.0"
@@ -22,6 +22,7 @@ class DataPlane:
         self.name: Final = name
         self.version: Final = version
         self.package: Final = model.package
+        self.inputs: Final = Inputs(model.package.inputs)
         self.platform: Final = model.backend.platform
         self.ready = True
         self._batcher = batcher
@@ -43,16 +44,31 @@ class DataPlane:
             "outputs": [_describe(item) for item in self.package.outputs],
         }
 
-    async def infer(self, request: InferRequest) -> Mapping[str, Array]:
+    async def infer(self, request: InferRequest) -> Outputs:
         """Return the outputs asked for. Raises the errors of protocol/errors.py."""
-        rows = {name: len(array) for name, array in request.feeds.items()}
-        if len(set(rows.values())) != 1:
+        self._check(request)
+        return _wanted(await self._batcher.infer(request.feeds, request.timeout), request)
+
+    def submit(self, request: InferRequest, done: Done) -> Waiting:
+        """Do the same, and call `done` with the outputs or the error. Raises what is known to be wrong at once."""
+        self._check(request)
+
+        def finish(result: Outputs | Exception) -> None:
+            done(result if isinstance(result, Exception) else _wanted(result, request))
+
+        return self._batcher.submit(request.feeds, done if request.wanted is None else finish, request.timeout)
+
+    def _check(self, request: InferRequest) -> None:
+        feeds = request.feeds
+        if len(feeds) > 1 and len({len(array) for array in feeds.values()}) != 1:
+            rows = {name: len(array) for name, array in feeds.items()}
             raise BadRequest(f"every input needs the same number of rows; given {rows}")
-        unknown = [name for name in request.wanted or () if name not in self._outputs]
-        if unknown:
+        if request.wanted is not None and (unknown := [name for name in request.wanted if name not in self._outputs]):
             raise BadRequest(f"there is no output {unknown}; the model has {list(self._outputs)}")
-        outputs = await self._batcher.infer(request.feeds)
-        return outputs if request.wanted is None else {name: outputs[name] for name in request.wanted}
+
+
+def _wanted(outputs: Outputs, request: InferRequest) -> Outputs:
+    return outputs if request.wanted is None else {name: outputs[name] for name in request.wanted}
 
 
 def _describe(tensor: Tensor) -> dict[str, Any]:

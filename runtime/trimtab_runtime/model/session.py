@@ -5,10 +5,12 @@ and only a run of two rows tells whether the first axis is the batch.
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import yaml
@@ -25,13 +27,16 @@ from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of
 _FREE_LENGTHS: Final = (1, 16, 64, 224)
 _WARM_UP_ROWS: Final = (1, 2)
 
+_Fill = Callable[[np.random.Generator, np.dtype[Any], tuple[int, ...]], Array]
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A loaded model. `run` may be called from any thread."""
+    """A loaded model. `run` may be called from any thread; `make_rows` makes up as many rows as it is told."""
 
     package: ModelPackage
     backend: Backend
+    make_rows: Callable[[int], dict[str, Array]]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every output; rows in, rows out."""
@@ -45,8 +50,7 @@ def load_model(folder: Path, threads: int) -> Model:
     backend = _open(folder, package, threads)
     _compare("input", package.inputs, backend.inputs, backend.file)
     _compare("output", package.outputs, backend.outputs, backend.file)
-    model = Model(package, backend)
-    _warm_up(model)
+    model = _warmed_up(package, backend)
     _give_memory_back()
     return model
 
@@ -100,14 +104,18 @@ def _agrees(role: str, declared: Sequence[int], found: Sequence[int]) -> bool:
     return all(axis in (-1, wanted) or (loose and wanted == -1) for wanted, axis in zip(declared, found, strict=True))
 
 
-def _warm_up(model: Model) -> None:
-    """Answer one row and two: what the first call would pay for is paid, and a model that cannot run is found."""
-    lengths = _FREE_LENGTHS if any(-1 in item.shape[1:] for item in model.package.inputs) else _FREE_LENGTHS[:1]
-    for length in lengths:
+def _warmed_up(package: ModelPackage, backend: Backend) -> Model:
+    """Answer one row and two: what the first call would pay for is paid, and a model that cannot run is found.
+
+    Rows are made up; where the model cannot take those (numbers of words beyond its own), they are zeros.
+    """
+    lengths = _FREE_LENGTHS if any(-1 in item.shape[1:] for item in package.inputs) else _FREE_LENGTHS[:1]
+    for length, fill in product(lengths, (_random, _zeros)):
+        model = Model(package, backend, partial(_made_up, package, length, fill))
         try:
             for rows in _WARM_UP_ROWS:
-                _check_outputs(model, model.run(_zeros(model.package, rows, length)), rows)
-            return
+                _check_outputs(model, model.run(model.make_rows(rows)), rows)
+            return model
         except InvalidPackage:
             raise
         except Exception as error:  # neither runtime has a common base for what it raises
@@ -115,13 +123,23 @@ def _warm_up(model: Model) -> None:
     raise InvalidPackage(f"the model loads but cannot compute {rows} rows of zeros: {failure}") from failure
 
 
-def _zeros(package: ModelPackage, rows: int, length: int) -> dict[str, Array]:
-    feeds = {}
-    for tensor in package.inputs:
-        shape = (rows, *(length if axis == -1 else axis for axis in tensor.shape[1:]))
-        kind = NUMPY_TYPES[tensor.datatype]
-        feeds[tensor.name] = np.full(shape, "", dtype=kind) if kind.kind == "O" else np.zeros(shape, dtype=kind)
-    return feeds
+def _made_up(package: ModelPackage, length: int, fill: _Fill, rows: int) -> dict[str, Array]:
+    random = np.random.default_rng(0)
+    shapes = {
+        tensor.name: (rows, *(length if axis == -1 else axis for axis in tensor.shape[1:])) for tensor in package.inputs
+    }
+    return {item.name: fill(random, NUMPY_TYPES[item.datatype], shapes[item.name]) for item in package.inputs}
+
+
+def _random(random: np.random.Generator, kind: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """Return floats around 0, and whole numbers that are 0 or 1, as more may not be in a vocabulary."""
+    if kind.kind == "O":
+        return np.full(shape, "a", kind)
+    return (random.standard_normal(shape) if kind.kind == "f" else random.integers(0, 2, shape)).astype(kind)
+
+
+def _zeros(_: np.random.Generator, kind: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    return np.full(shape, "", kind) if kind.kind == "O" else np.zeros(shape, kind)
 
 
 def _check_outputs(model: Model, outputs: Mapping[str, Array], rows: int) -> None:

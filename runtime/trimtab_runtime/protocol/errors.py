@@ -4,7 +4,8 @@ RequestError
 ├── BadRequest      400 INVALID_ARGUMENT: the text says what was expected
 ├── UnknownModel    404 NOT_FOUND
 ├── TooLarge        413 RESOURCE_EXHAUSTED
-├── Busy            503 UNAVAILABLE: try again after a second
+├── Busy            503 UNAVAILABLE: try again after so many seconds
+├── Late            504 DEADLINE_EXCEEDED: the caller's own time was over before the model was free
 └── InferenceFailed 500 INTERNAL: the model could not compute; the text tells nothing of the inside
 
 The first three are the caller's fault and no sign of a bad model: an analysis counts 5xx, INTERNAL and UNAVAILABLE.
@@ -12,6 +13,7 @@ A model that fails on well-formed input counts as the model's fault, although th
 analysis that holds too often does less harm than one that lets a broken model pass.
 """
 
+import math
 from typing import ClassVar
 
 from trimtab_api.errors import TrimtabError
@@ -43,6 +45,15 @@ class TooLarge(RequestError):
 class Busy(RequestError):
     reason = "Busy"
     status, code = 503, "UNAVAILABLE"
+
+    def __init__(self, text: str, seconds: float) -> None:
+        super().__init__(text)
+        self.retry_after: int = max(1, math.ceil(seconds))  # seconds
+
+
+class Late(RequestError):
+    reason = "Late"
+    status, code = 504, "DEADLINE_EXCEEDED"
 
 
 class InferenceFailed(RequestError):

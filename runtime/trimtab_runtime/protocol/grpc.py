@@ -1,13 +1,14 @@
 """The gRPC messages of the protocol: typed contents or raw bytes to arrays and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
-from trimtab_api.package import Datatype, Tensor
+from trimtab_api.package import Datatype
 from trimtab_runtime.protocol import oip_pb2
 from trimtab_runtime.protocol.errors import BadRequest
+from trimtab_runtime.protocol.inputs import Input, Inputs
 from trimtab_runtime.protocol.request import InferRequest
-from trimtab_runtime.protocol.tensors import Array, by_name, datatype_of, from_bytes, from_numbers, to_bytes
+from trimtab_runtime.protocol.tensors import Array, datatype_of, to_bytes
 
 _CONTENTS: Final[Mapping[str, str]] = {
     Datatype.BOOL: "bool_contents",
@@ -25,19 +26,22 @@ _CONTENTS: Final[Mapping[str, str]] = {
 }
 
 
-def read_request(request: Any, inputs: Sequence[Tensor]) -> InferRequest:
+def read_request(request: Any, inputs: Inputs) -> InferRequest:
     """Read a ModelInferRequest. Raises BadRequest."""
-    declared = by_name(inputs, [item.name for item in request.inputs])
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BadRequest(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
-    feeds = {}
+    feeds: dict[str, Array] = {}
     for index, item in enumerate(request.inputs):
-        shape, tensor = list(item.shape), declared[item.name]
+        found = inputs.by_name.get(item.name)
+        if found is None or found.name in feeds:
+            break
         if raw:
-            feeds[item.name] = from_bytes(tensor, item.datatype, shape, raw[index])
+            feeds[found.name] = found.from_bytes(item.datatype, list(item.shape), raw[index])
         else:
-            feeds[item.name] = from_numbers(tensor, item.datatype, shape, _typed(tensor, item.contents))
+            feeds[found.name] = found.from_numbers(item.datatype, list(item.shape), _typed(found, item.contents))
+    if len(feeds) != len(inputs) or len(feeds) != len(request.inputs):
+        raise inputs.mismatch(item.name for item in request.inputs)
     wanted = {item.name: bool(raw) for item in request.outputs} or None
     return InferRequest(feeds, request.id or None, wanted, binary=bool(raw))
 
@@ -55,7 +59,7 @@ def write_response(name: str, version: str, outputs: Mapping[str, Array], reques
     return response
 
 
-def _typed(declared: Tensor, contents: Any) -> list[Any]:
+def _typed(declared: Input, contents: Any) -> list[Any]:
     field = _CONTENTS.get(declared.datatype)
     if field is None:
         raise BadRequest(f"input {declared.name}: {declared.datatype} is sent in raw_input_contents")

@@ -1,15 +1,16 @@
 """`POST /predict` for a person with curl: rows as they come to mind, answers with names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 
-from trimtab_api.package import ModelPackage, Tensor
+from trimtab_api.package import ModelPackage
 from trimtab_runtime.protocol.errors import BadRequest
+from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.rest import plain
-from trimtab_runtime.protocol.tensors import Array, by_name, check, from_list
+from trimtab_runtime.protocol.tensors import Array
 
 _FORMS = (
     '{"inputs": {name: rows}}, {"instances": rows} (rows are {name: value} where the model has several inputs), '
@@ -17,15 +18,16 @@ _FORMS = (
 )
 
 
-def read_rows(body: bytes, inputs: Sequence[Tensor]) -> dict[str, Array]:
+def read_rows(body: bytes, inputs: Inputs) -> dict[str, Array]:
     """Read rows for every input. Raises BadRequest naming the forms that are understood."""
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}; send {_FORMS}") from error
     rows = _by_input(content, inputs)
-    declared = by_name(inputs, rows)
-    return {name: _array(declared[name], value) for name, value in rows.items()}
+    if sorted(rows) != sorted(inputs.by_name):
+        raise inputs.mismatch(rows)
+    return {name: inputs.by_name[name].from_rows(value) for name, value in rows.items()}
 
 
 def write_predictions(package: ModelPackage, outputs: Mapping[str, Array]) -> bytes:
@@ -54,20 +56,12 @@ def _value(row: Any) -> Any:
     return found[0] if isinstance(found, list) and np.ndim(row) == 0 else found
 
 
-def _by_input(content: Any, inputs: Sequence[Tensor]) -> dict[str, Any]:
+def _by_input(content: Any, inputs: Inputs) -> dict[str, Any]:
     if isinstance(content, dict) and isinstance(content.get("inputs"), dict):
         return dict(content["inputs"])
     rows = content.get("instances") if isinstance(content, dict) else content
     if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
         return {name: [row.get(name) for row in rows] for name in rows[0]}
-    if isinstance(rows, list) and len(inputs) == 1:
-        return {inputs[0].name: rows}
-    raise BadRequest(f"send {_FORMS}; inputs are {[item.name for item in inputs]}")
-
-
-def _array(declared: Tensor, rows: Any) -> Array:
-    array = from_list(declared, rows)
-    if array.ndim == len(declared.shape) - 1:
-        array = array[np.newaxis]  # one row, as a person writes it
-    check(declared, declared.datatype, array.shape)
-    return array
+    if isinstance(rows, list) and (only := inputs.only()):
+        return {only.name: rows}
+    raise BadRequest(f"send {_FORMS}; inputs are {list(inputs.by_name)}")

@@ -3,48 +3,36 @@
 Source: open-inference-protocol, inference_rest.md; Triton, extension_binary_data.md.
 """
 
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 
-from trimtab_api.package import Tensor
 from trimtab_runtime.protocol.errors import BadRequest
+from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.request import InferRequest
-from trimtab_runtime.protocol.tensors import (
-    NUMPY_TYPES,
-    Array,
-    by_name,
-    datatype_of,
-    from_bytes,
-    from_numbers,
-    to_bytes,
-)
+from trimtab_runtime.protocol.tensors import Array, datatype_of, to_bytes
 
 
-def read_request(body: bytes, header_length: int | None, inputs: Sequence[Tensor]) -> InferRequest:
+def read_request(body: bytes, header_length: int | None, inputs: Inputs) -> InferRequest:
     """Read an infer request; `header_length` is that of the JSON part where raw tensors follow. Raises BadRequest.
 
     A JSON part of no bytes means that the whole body is the single input, and that all outputs go back raw.
     """
     if header_length == 0:
-        return InferRequest({inputs[0].name: _whole(body, inputs)}, binary=True)
+        return InferRequest(_whole(body, inputs), binary=True)
     content = _json(body if header_length is None else body[:header_length])
     tensors = content.get("inputs")
     if not isinstance(tensors, list) or not all(isinstance(item, dict) for item in tensors):
         raise BadRequest('the body needs "inputs": a list of {name, shape, datatype, data}')
-    declared = by_name(inputs, [str(item.get("name")) for item in tensors])
-    raw = memoryview(body)[header_length or len(body) :]
-    feeds: dict[str, Array] = {}
-    for item in tensors:
-        name = str(item["name"])
-        feeds[name], raw = _read_tensor(declared[name], item, raw)
-    if len(raw):
-        raise BadRequest(f"{len(raw)} bytes are left after the last tensor")
-    binary = bool(_parameters(content).get("binary_data_output"))
-    return InferRequest(feeds, content.get("id"), _wanted(content.get("outputs"), binary), binary)
+    feeds = _read_tensors(tensors, memoryview(body)[header_length or len(body) :], inputs)
+    parameters = content.get("parameters")
+    if not isinstance(parameters, dict):
+        return InferRequest(feeds, content.get("id"), _wanted(content.get("outputs"), False))
+    binary = bool(parameters.get("binary_data_output"))
+    timeout = _timeout(parameters.get("timeout"))
+    return InferRequest(feeds, content.get("id"), _wanted(content.get("outputs"), binary), binary, timeout)
 
 
 def write_response(
@@ -74,28 +62,40 @@ def plain(array: Array) -> Any:
     return np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float16 else None)
 
 
-def _whole(body: bytes, inputs: Sequence[Tensor]) -> Array:
-    tensor = inputs[0]
-    row = prod(tensor.shape[1:]) * NUMPY_TYPES[tensor.datatype].itemsize
-    if len(inputs) != 1 or -1 in tensor.shape[1:] or tensor.datatype == "BYTES" or row == 0:
+def _whole(body: bytes, inputs: Inputs) -> dict[str, Array]:
+    only = inputs.only()
+    if only is None or only.row_bytes == 0:
         raise BadRequest("a body of raw bytes alone needs a model with one input of numbers whose rows have one shape")
-    return from_bytes(tensor, tensor.datatype, [max(1, len(body) // row), *tensor.shape[1:]], body)
+    shape = [max(1, len(body) // only.row_bytes), *only.declared.shape[1:]]
+    return {only.name: only.from_bytes(only.datatype, shape, body)}
 
 
-def _read_tensor(declared: Tensor, item: Mapping[str, Any], raw: memoryview) -> tuple[Array, memoryview]:
-    shape, datatype = item.get("shape"), str(item.get("datatype"))
-    if not isinstance(shape, list):
-        raise BadRequest(f'input {declared.name} needs "shape": a list, such as {list(declared.shape)}')
-    size = _parameters(item).get("binary_data_size")
-    if size is None:
-        if "data" not in item:
-            raise BadRequest(
-                f'input {declared.name} needs "data", or binary_data_size and its bytes after the JSON part'
-            )
-        return from_numbers(declared, datatype, shape, item["data"]), raw
+def _read_tensors(tensors: list[dict[str, Any]], raw: memoryview, inputs: Inputs) -> dict[str, Array]:
+    feeds: dict[str, Array] = {}
+    for item in tensors:
+        found = inputs.by_name.get(str(item.get("name")))
+        if found is None or found.name in feeds:
+            break
+        parameters = item.get("parameters")
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        if size is not None:
+            feeds[found.name] = found.from_bytes(item.get("datatype"), item.get("shape"), _part(found.name, raw, size))
+            raw = raw[size:]
+        elif "data" in item:
+            feeds[found.name] = found.from_numbers(item.get("datatype"), item.get("shape"), item["data"])
+        else:
+            raise BadRequest(f'input {found.name} needs "data", or binary_data_size and its bytes after the JSON part')
+    if len(feeds) != len(inputs) or len(feeds) != len(tensors):
+        raise inputs.mismatch(str(item.get("name")) for item in tensors)
+    if len(raw):
+        raise BadRequest(f"{len(raw)} bytes are left after the last tensor")
+    return feeds
+
+
+def _part(name: str, raw: memoryview, size: Any) -> memoryview:
     if not isinstance(size, int) or not 0 <= size <= len(raw):
-        raise BadRequest(f"input {declared.name}: binary_data_size is {size}, but {len(raw)} bytes are left")
-    return from_bytes(declared, datatype, shape, raw[:size]), raw[size:]
+        raise BadRequest(f"input {name}: binary_data_size is {size}, but {len(raw)} bytes are left")
+    return raw[:size]
 
 
 def _wanted(outputs: Any, binary: bool) -> Mapping[str, bool] | None:
@@ -104,6 +104,15 @@ def _wanted(outputs: Any, binary: bool) -> Mapping[str, bool] | None:
     if not isinstance(outputs, list) or not all(isinstance(item, dict) and "name" in item for item in outputs):
         raise BadRequest('"outputs" has to be a list of {name}')
     return {str(item["name"]): bool(_parameters(item).get("binary_data", binary)) for item in outputs}
+
+
+def _timeout(microseconds: Any) -> float | None:
+    """Read how long the caller waits, as Triton has it: microseconds, and 0 for as long as it takes."""
+    if not microseconds:
+        return None
+    if not isinstance(microseconds, int) or microseconds < 0:
+        raise BadRequest(f"the parameter timeout is {microseconds!r}; it has to be a number of microseconds")
+    return microseconds / 1e6
 
 
 def _parameters(item: Mapping[str, Any]) -> Mapping[str, Any]:

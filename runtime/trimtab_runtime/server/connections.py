@@ -8,13 +8,15 @@ import asyncio
 import random
 from typing import Any, Final
 
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from trimtab_runtime.dataplane import DataPlane
 
 _CONNECTION: Final = "trimtab.connection"
 _JITTER: Final = 0.1
+_MAX_HEAD: Final = 64 << 10  # bytes received without the end of the headers among them
 _CLOSE: Final = (b"connection", b"close")
 
 
@@ -33,13 +35,79 @@ class Connection:
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol that also tells the application about its connection."""
+    """uvicorn's HTTP/1.1 protocol, which also bounds how long a connection is idle, old, or in the midst of a request.
+
+    uvicorn starts and cancels a timer for each request. Here `sweep` is called now and then.
+    """
+
+    def __init__(self, *arguments: Any, reading_seconds: float, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._reading_seconds = reading_seconds
+        self._is_in_head, self._head_size = False, 0
 
     def connection_made(self, transport: Any) -> None:
+        now = self.loop.time()
         # Jitter: connections that were made together need not all come back together.
-        made = Connection(self.loop.time(), random.uniform(1 - _JITTER, 1 + _JITTER))
-        self.app_state = {**self.app_state, _CONNECTION: made}
+        self.connection = Connection(now, random.uniform(1 - _JITTER, 1 + _JITTER))
+        self.app_state = {**self.app_state, _CONNECTION: self.connection}
+        self._idle_since: float | None = now
+        self._reading_since: float | None = None
         super().connection_made(transport)
+
+    def should_close(self, ready: bool, max_age_seconds: float) -> bool:
+        """Tell whether the connection has to end with the next answer."""
+        return not ready or self.connection.is_old(self.loop.time(), max_age_seconds)
+
+    def on_message_begin(self) -> None:
+        self._begin_reading()
+        super().on_message_begin()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_in_head:
+            self._head_size += len(data)
+            if self._head_size > _MAX_HEAD and not self.transport.is_closing():
+                self.send_400_response("headers without end")
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._reading_since = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self._idle_since = self.loop.time()
+            self.flow.resume_reading()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if nothing was asked for too long, or if a request takes too long to arrive."""
+        if self._reading_since is not None and now - self._reading_since > self._reading_seconds:
+            self.transport.abort()
+        elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, in the protocol's form."""
+        status, text = (
+            (400, msg) if self._head_size <= _MAX_HEAD else (431, f"headers have more than {_MAX_HEAD} bytes")
+        )
+        body = orjson.dumps({"error": text})
+        self.transport.write(
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (STATUS_LINE[status], len(body), body)
+        )
+        self.transport.close()
+
+    def _begin_reading(self) -> None:
+        self._idle_since, self._reading_since = None, self.loop.time()
+        self._is_in_head, self._head_size = True, 0
 
 
 class BoundedConnections:

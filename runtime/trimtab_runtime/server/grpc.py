@@ -8,10 +8,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, DataPlane
+from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol import grpc as codec
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.protocol.errors import RequestError
-from trimtab_runtime.server.logs import complain
 from trimtab_runtime.server.metrics import Outcome, ServerMetrics
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -76,7 +76,7 @@ class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
         """Answer one inference call; whatever happens becomes a status, and is counted."""
         with self._metrics.request("grpc", unless_told="INTERNAL") as outcome:
             try:
-                response = await self._infer(request)
+                response = await self._infer(request, context.time_remaining())
             except asyncio.CancelledError:
                 outcome.code = "DEADLINE_EXCEEDED" if _is_late(context) else "CANCELLED"
                 raise
@@ -85,10 +85,10 @@ class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
             outcome.code = "OK"
             return response
 
-    async def _infer(self, request: Any) -> Any:
+    async def _infer(self, request: Any, left: float | None) -> Any:
         self._plane.find(request.model_name, request.model_version)
-        asked = codec.read_request(request, self._plane.package.inputs)
-        outputs = await self._plane.infer(asked)
+        asked = codec.read_request(request, self._plane.inputs)
+        outputs = await self._plane.infer(asked if left is None else asked._replace(timeout=left))
         return codec.write_response(self._plane.name, self._plane.version, outputs, asked)
 
     async def _find(self, name: str, version: str, context: Any) -> None:

@@ -5,22 +5,25 @@ after SIGTERM. The listeners stay open that long, and no request that was sent i
 """
 
 import asyncio
+import gc
 import math
 import signal
 import socket
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
-from prometheus_client import CollectorRegistry
 
-from trimtab_runtime.batching import Batcher, Limits
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.dataplane import DataPlane
+from trimtab_runtime.engine.batcher import Batcher, Limits
+from trimtab_runtime.engine.trial import learn
+from trimtab_runtime.logs import say
 from trimtab_runtime.model.cpus import available_cpus
-from trimtab_runtime.model.session import load_model
+from trimtab_runtime.model.session import Model, load_model
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
-from trimtab_runtime.server.logs import say
+from trimtab_runtime.server.fast import FastProtocol, Inference
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.rest import make_app
 
@@ -28,19 +31,41 @@ if TYPE_CHECKING:
     from trimtab_runtime.server.grpc import GrpcServer
 
 _FINISH_SECONDS: Final = 15  # for what is in flight at the end of the drain
-_KEEP_ALIVE_SECONDS: Final = 75  # longer than clients and proxies keep an idle connection: they close, not we
 
 
 async def serve(config: RuntimeConfig) -> None:
     """Serve until SIGTERM and a drain. Raises InvalidPackage where the artifact cannot be served."""
     model = load_model(config.model_dir, config.threads or available_cpus())
     name = config.model_name or model.package.name
-    metrics = ServerMetrics(CollectorRegistry(), name, config.revision)
-    batcher = Batcher(model.run, Limits(config.max_batch_size, config.max_delay_seconds), metrics.observe_batch)
+    metrics = ServerMetrics(name, config.revision)
+    batcher = _batcher(config, model, metrics)
     plane = DataPlane(name, config.revision, model, batcher)
     grpc = _grpc_server(config, plane, metrics)
+    _collect_seldom()
     await DrainingServer(_rest_config(config, plane, metrics), plane, grpc, config.drain_seconds).serve()
     say("stopped", model=name, revision=config.revision)
+
+
+def _collect_seldom() -> None:
+    """Spare the garbage collector what is loaded and stays, and let it look for cycles seldom: requests make none."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+
+
+def _batcher(config: RuntimeConfig, model: Model, metrics: ServerMetrics) -> Batcher:
+    """Return what feeds the model in the way that it runs best, as a trial tells."""
+    learned = learn(model.run, model.make_rows, config.max_batch_size, config.batch_tolerance)
+    say(
+        "learned",
+        batchRows=learned.batch_rows,
+        runSeconds=round(learned.costs.of(learned.batch_rows), 6),
+        inLoop=learned.in_loop,
+        batchDifference=learned.difference,
+    )
+    limits = Limits(learned.batch_rows, config.max_delay_seconds, config.max_wait_seconds)
+    one_shape = all(-1 not in item.shape[1:] for item in model.package.inputs)
+    return Batcher(model.run, limits, learned.costs, metrics.observe_run, learned.in_loop, one_shape)
 
 
 class DrainingServer(uvicorn.Server):
@@ -84,6 +109,15 @@ class DrainingServer(uvicorn.Server):
         grpc = self._grpc.port if self._grpc else None
         say("serving", model=self._plane.name, revision=self._plane.version, rest=rest, grpc=grpc)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Look through the connections every second; uvicorn calls this ten times as often."""
+        if counter % 10 == 0:
+            now = self._loop.time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, TimedProtocol):
+                    connection.sweep(now)
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let both protocols finish what is in flight, close idle connections."""
         ends = [super().shutdown(sockets)]
@@ -109,7 +143,7 @@ def _rest_config(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics
         BoundedConnections(app, plane, config.max_connection_age_seconds),
         host=config.host,
         port=config.rest_port,
-        http=TimedProtocol,
+        http=_protocol(config, plane, metrics),
         loop="none",
         ws="none",
         lifespan="off",
@@ -117,6 +151,14 @@ def _rest_config(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=config.keep_alive_seconds,  # type: ignore[arg-type]  # it is only compared
         timeout_graceful_shutdown=_FINISH_SECONDS,
     )
+
+
+def _protocol(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> Any:
+    """Return what makes the protocol of a connection."""
+    if not config.fast_path or "rest" not in config.protocols:
+        return partial(TimedProtocol, reading_seconds=config.read_timeout_seconds)
+    inference = Inference(plane, metrics, config.max_connection_age_seconds)
+    return partial(FastProtocol, inference=inference, reading_seconds=config.read_timeout_seconds)

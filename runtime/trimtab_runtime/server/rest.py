@@ -1,7 +1,7 @@
 """The REST application: routes of the Open Inference Protocol, /predict, /metrics."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -13,15 +13,21 @@ from starlette.routing import Route
 
 from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, DataPlane
 from trimtab_runtime.protocol import plain, rest
-from trimtab_runtime.protocol.errors import BadRequest, Busy, RequestError, TooLarge
+from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.protocol.request import InferRequest
-from trimtab_runtime.server.logs import complain
+from trimtab_runtime.server.answers import (
+    CLIENT_LEFT,
+    HEADER_LENGTH,
+    Answer,
+    check_announced,
+    check_received,
+    error_answer,
+    outputs_answer,
+    read_header_length,
+    text_answer,
+)
 from trimtab_runtime.server.metrics import ServerMetrics
 
-MAX_BODY: Final = 64 << 20
-_JSON: Final = "application/json"
-_HEADER_LENGTH: Final = "inference-header-content-length"
-_CLIENT_LEFT: Final = 499
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -53,39 +59,37 @@ class _Views:
         self._metrics = metrics
 
     async def live(self, _: Request) -> Response:
-        return _answer({"live": True})
+        return _json({"live": True})
 
     async def ready(self, _: Request) -> Response:
-        return _answer({"ready": self._plane.ready}, 200 if self._plane.ready else 503)
+        return _json({"ready": self._plane.ready}, 200 if self._plane.ready else 503)
 
     async def metrics(self, _: Request) -> Response:
-        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST)
 
     async def server_metadata(self, _: Request) -> Response:
-        return _answer({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
+        return _json({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
 
     async def model_metadata(self, request: Request) -> Response:
         self._find(request)
-        return _answer(self._plane.metadata())
+        return _json(self._plane.metadata())
 
     async def model_ready(self, request: Request) -> Response:
         self._find(request)
-        return _answer({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
+        return _json({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
 
     async def infer(self, request: Request) -> Response:
         self._find(request)
         body = await _body(request)
-        asked = rest.read_request(body, _header_length(request, body), self._plane.package.inputs)
-        outputs = await self._plane.infer(asked)
-        content, length = rest.write_response(self._plane.name, self._plane.version, outputs, asked)
-        if length is None:
-            return Response(content, media_type=_JSON)
-        return Response(content, media_type="application/octet-stream", headers={_HEADER_LENGTH: str(length)})
+        asked = rest.read_request(
+            body, read_header_length(request.headers.get(HEADER_LENGTH), body), self._plane.inputs
+        )
+        return _response(outputs_answer(self._plane, await self._plane.infer(asked), asked))
 
     async def predict(self, request: Request) -> Response:
-        rows = plain.read_rows(await _body(request), self._plane.package.inputs)
+        rows = plain.read_rows(await _body(request), self._plane.inputs)
         outputs = await self._plane.infer(InferRequest(rows))
-        return Response(plain.write_predictions(self._plane.package, outputs), media_type=_JSON)
+        return _response(Answer(200, plain.write_predictions(self._plane.package, outputs)))
 
     def _find(self, request: Request) -> None:
         self._plane.find(request.path_params["model"], request.path_params.get("version"))
@@ -106,55 +110,37 @@ def _counted(handler: _Handler, metrics: ServerMetrics) -> _Handler:
 async def _settled(handler: _Handler, request: Request) -> Response:
     try:
         return await handler(request)
-    except RequestError as error:
-        if error.__cause__ is not None and error.status == 500:
-            complain("inference failed", error.__cause__)
-        return await _refuse(request, error)
     except ClientDisconnect:
-        return Response(status_code=_CLIENT_LEFT)
+        return Response(status_code=CLIENT_LEFT)
     except Exception as error:
-        complain("a request failed", error)
-        return _error("internal error; the server's log has the cause", 500)
+        return _response(error_answer(error))
 
 
 async def _body(request: Request) -> bytes:
     """Read the body, and stop as soon as it is clear that it is too large."""
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > MAX_BODY:
-        raise TooLarge(f"the body has {announced} bytes; at most {MAX_BODY} are taken")
+    check_announced(int(announced) if announced.isdigit() else 0)
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > MAX_BODY:
-            raise TooLarge(f"the body has more than {MAX_BODY} bytes")
+        check_received(size)
         parts.append(part)
     return b"".join(parts)
 
 
-def _header_length(request: Request, body: bytes) -> int | None:
-    text = request.headers.get(_HEADER_LENGTH)
-    if text is None:
-        return None
-    if not text.isdigit() or int(text) > len(body):
-        raise BadRequest(f"Inference-Header-Content-Length is {text}, but the body has {len(body)} bytes")
-    return int(text)
-
-
 async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    headers = {"retry-after": "1"} if isinstance(error, Busy) else None
-    return _error(str(error), error.status, headers)
+    return _response(error_answer(error))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"{request.method} {request.url.path}: {error.detail.lower()}; GET /v2 and its models are served here"
-    return _error(text, error.status_code, dict(error.headers or {}))
+    return _response(text_answer(error.status_code, text, tuple((error.headers or {}).items())))
 
 
-def _error(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps({"error": text}), status, headers, _JSON)
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return _response(Answer(status, orjson.dumps(content)))
 
 
-def _answer(content: dict[str, Any], status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type=_JSON)
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, dict(answer.headers))

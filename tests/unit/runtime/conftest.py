@@ -187,14 +187,15 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Serve]:
-    """The same server for every test that asks for the same folder and changes nothing."""
-    running: dict[Path, Serving] = {}
+    """The same server for every test that asks for the same folder and settings, and changes nothing."""
+    running: dict[tuple[object, ...], Serving] = {}
     with ExitStack() as stack:
 
-        def get(folder: Path) -> Serving:
-            if folder not in running:
-                running[folder] = _start(stack, folder, True, {"REVISION": "r1"})
-            return running[folder]
+        def get(folder: Path, **environ: str) -> Serving:
+            key = (folder, *sorted(environ.items()))
+            if key not in running:
+                running[key] = _start(stack, folder, True, {"REVISION": "r1"} | environ)
+            return running[key]
 
         yield get
 
@@ -204,9 +205,10 @@ def scores(models: Models, shared: Serve) -> Serving:
     return shared(models.scores())
 
 
-@pytest.fixture
-def http(scores: Serving) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=scores.url) as client:
+@pytest.fixture(params=["1", "0"], ids=["fast path", "framework"])
+def http(models: Models, shared: Serve, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    """A client of the same model by both roads: past the web framework, and through it."""
+    with httpx.Client(base_url=shared(models.scores(), FAST_PATH=request.param).url) as client:
         yield client
 
 

@@ -1,6 +1,7 @@
 """Batching changes when rows run, never what comes out."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab_runtime.batching import Batcher, Limits, Outputs, Waiting, run_together
+from trimtab_runtime.engine.batcher import Batcher, Limits
+from trimtab_runtime.engine.costs import Costs
+from trimtab_runtime.engine.queueing import Outputs, Queue, Waiting
+from trimtab_runtime.engine.running import Run
 from trimtab_runtime.model.session import Model, load_model
-from trimtab_runtime.protocol.errors import Busy, InferenceFailed
+from trimtab_runtime.protocol.errors import Busy, InferenceFailed, Late
 from trimtab_runtime.protocol.tensors import Array
 
 Sizes = list[tuple[int, int]]  # rows and columns of each request
@@ -28,8 +32,17 @@ def fragile(models: Any) -> Model:
     return load_model(models.fragile(), threads=1)
 
 
+COSTS = Costs((1,), (1e-6,))
+
+
+def batcher_of(run: Run, limits: Limits, runs: list[int] | None = None, in_loop: bool = False, **costs: Any) -> Batcher:
+    """Return a batcher that notes the rows of its runs."""
+    noted: list[int] = [] if runs is None else runs
+    return Batcher(run, limits, costs.get("costs", COSTS), lambda rows, _: noted.append(rows), in_loop)
+
+
 def waiting(rows: int, columns: int) -> Waiting:
-    return Waiting({}, rows, 0, (columns,), 0.0, None)  # type: ignore[arg-type]
+    return Waiting({}, rows, 0, (columns,), 0.0, None, lambda _: None)
 
 
 async def run_all(batcher: Batcher, many: Sequence[Mapping[str, Array]]) -> list[Any]:
@@ -41,9 +54,15 @@ class Gate:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._begun = threading.Event()
         self.open = threading.Event()
 
+    async def is_busy(self) -> None:
+        """Return once something runs."""
+        assert await asyncio.to_thread(self._begun.wait, 30)
+
     def run(self, feeds: Mapping[str, Array]) -> Outputs:
+        self._begun.set()
         assert self.open.wait(30)
         return self._model.run(feeds)
 
@@ -52,29 +71,59 @@ requests = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2)), min_size=1,
 
 
 @given(requests, st.integers(1, 8))
-def test_a_batch_is_a_run_of_like_requests_within_the_limit(sizes: Sizes, limit: int) -> None:
-    count = run_together([waiting(*size) for size in sizes], limit)
-    batch, rest = sizes[:count], sizes[count:]
-    assert count >= 1
-    assert len({columns for _, columns in batch}) == 1
-    assert count == 1 or sum(rows for rows, _ in batch) <= limit
-    if rest and rest[0][1] == batch[0][1]:
-        assert sum(rows for rows, _ in batch) + rest[0][0] > limit  # no smaller than it has to be
+def test_batches_are_of_like_requests_in_their_order_within_the_limit(sizes: Sizes, limit: int) -> None:
+    queue, taken = Queue(), []
+    asked = [waiting(*size) for size in sizes]
+    for item in asked:
+        queue.add(item)
+    while queue:
+        batch = queue.take(limit)
+        assert len({item.shape for item in batch}) == 1
+        assert len(batch) == 1 or sum(item.rows for item in batch) <= limit
+        taken += batch
+
+    for shape in {item.shape for item in asked}:
+        assert [item for item in taken if item.shape == shape] == [item for item in asked if item.shape == shape]
+    assert len(taken) == len(asked)
+
+
+def test_a_batch_is_no_smaller_than_it_has_to_be() -> None:
+    queue = Queue()
+    for rows in (2, 3, 3, 4):
+        queue.add(waiting(rows, 1))
+
+    assert [[item.rows for item in queue.take(8)] for _ in range(2)] == [[2, 3, 3], [4]]
+
+
+def test_shapes_take_turns() -> None:
+    queue = Queue()
+    for columns in (1, 1, 1, 2, 3):
+        queue.add(waiting(1, columns))
+
+    assert [queue.take(1)[0].shape for _ in range(5)] == [(1,), (2,), (3,), (1,), (1,)]
 
 
 def test_an_empty_queue_makes_no_batch() -> None:
-    assert run_together([], 8) == 0
+    assert Queue().take(8) == []
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes=requests, limit=st.integers(1, 16), delay=st.sampled_from([0.0, 0.001]), seed=st.integers(0, 1000))
-def test_every_answer_is_that_of_a_lone_call(echo: Model, sizes: Sizes, limit: int, delay: float, seed: int) -> None:
+@given(
+    sizes=requests,
+    limit=st.integers(1, 16),
+    delay=st.sampled_from([0.0, 0.001]),
+    seed=st.integers(0, 1000),
+    in_loop=st.booleans(),
+)
+def test_every_answer_is_that_of_a_lone_call(
+    echo: Model, sizes: Sizes, limit: int, delay: float, seed: int, in_loop: bool
+) -> None:
     random = np.random.default_rng(seed)
     many = [{"x": random.random(size, dtype=np.float32)} for size in sizes]
 
     async def scenario() -> tuple[list[Any], list[int]]:
         runs: list[int] = []
-        return await run_all(Batcher(echo.run, Limits(limit, delay), runs.append), many), runs
+        return await run_all(batcher_of(echo.run, Limits(limit, delay), runs, in_loop), many), runs
 
     answers, runs = asyncio.run(scenario())
     for feeds, answer in zip(many, answers, strict=True):
@@ -86,10 +135,9 @@ def test_what_arrives_during_a_run_is_the_next_batch(echo: Model) -> None:
     async def scenario() -> list[int]:
         runs: list[int] = []
         gate = Gate(echo)
-        batcher = Batcher(gate.run, Limits(8), runs.append)
+        batcher = batcher_of(gate.run, Limits(8), runs)
         first = asyncio.create_task(batcher.infer({"x": np.zeros((1, 2), np.float32)}))
-        await asyncio.sleep(0)  # the first one is asked for
-        await asyncio.sleep(0)  # and runs
+        await gate.is_busy()
         others = [asyncio.create_task(batcher.infer({"x": np.zeros((1, 2), np.float32)})) for _ in range(10)]
         await asyncio.sleep(0)
         gate.open.set()
@@ -102,7 +150,7 @@ def test_what_arrives_during_a_run_is_the_next_batch(echo: Model) -> None:
 def test_a_full_batch_does_not_wait_for_the_delay(echo: Model) -> None:
     async def scenario() -> list[int]:
         runs: list[int] = []
-        batcher = Batcher(echo.run, Limits(4, delay_seconds=3600), runs.append)
+        batcher = batcher_of(echo.run, Limits(4, delay_seconds=3600), runs)
         await run_all(batcher, [{"x": np.zeros((1, 2), np.float32)}] * 8)
         return runs
 
@@ -114,7 +162,7 @@ def test_a_poisonous_request_fails_its_own_caller_only(fragile: Model) -> None:
 
     async def scenario() -> tuple[list[Any], list[int]]:
         runs: list[int] = []
-        batcher = Batcher(fragile.run, Limits(8, delay_seconds=0.001), runs.append)
+        batcher = batcher_of(fragile.run, Limits(8, delay_seconds=0.001), runs)
         return await run_all(batcher, [{"index": np.array([number])} for number in numbers]), runs
 
     answers, runs = asyncio.run(scenario())
@@ -123,14 +171,13 @@ def test_a_poisonous_request_fails_its_own_caller_only(fragile: Model) -> None:
     assert [answers[at]["row"].tolist() for at in (0, 1, 3, 4)] == [[[0, 1]], [[2, 3]], [[6, 7]], [[4, 5]]]
 
 
-@pytest.mark.parametrize("limits", [Limits(1, queued_rows=3), Limits(1, queued_rows=100, queued_bytes=24)])
+@pytest.mark.parametrize("limits", [Limits(1, queued_rows=4), Limits(1, queued_rows=100, queued_bytes=32)])
 def test_more_than_may_wait_is_refused_and_the_rest_is_answered(echo: Model, limits: Limits) -> None:
     async def scenario() -> list[Any]:
         gate = Gate(echo)
-        batcher = Batcher(gate.run, limits, lambda _: None)
+        batcher = batcher_of(gate.run, limits)
         running = asyncio.create_task(batcher.infer({"x": np.zeros((1, 2), np.float32)}))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await gate.is_busy()
         others = asyncio.gather(
             *(batcher.infer({"x": np.zeros((1, 2), np.float32)}) for _ in range(5)), return_exceptions=True
         )
@@ -145,7 +192,7 @@ def test_more_than_may_wait_is_refused_and_the_rest_is_answered(echo: Model, lim
 
 def test_one_request_larger_than_everything_is_still_answered(echo: Model) -> None:
     async def scenario() -> Outputs:
-        batcher = Batcher(echo.run, Limits(2, queued_rows=4), lambda _: None)
+        batcher = batcher_of(echo.run, Limits(2, queued_rows=4))
         return await batcher.infer({"x": np.ones((50, 2), np.float32)})
 
     assert asyncio.run(scenario())["y"].shape == (50, 2)
@@ -155,10 +202,9 @@ def test_a_caller_that_left_is_not_computed(echo: Model) -> None:
     async def scenario() -> list[int]:
         runs: list[int] = []
         gate = Gate(echo)
-        batcher = Batcher(gate.run, Limits(8), runs.append)
+        batcher = batcher_of(gate.run, Limits(8), runs)
         running = asyncio.create_task(batcher.infer({"x": np.zeros((1, 2), np.float32)}))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await gate.is_busy()
         gone = asyncio.create_task(batcher.infer({"x": np.zeros((3, 2), np.float32)}))
         stays = asyncio.create_task(batcher.infer({"x": np.zeros((2, 2), np.float32)}))
         await asyncio.sleep(0)
@@ -169,3 +215,75 @@ def test_a_caller_that_left_is_not_computed(echo: Model) -> None:
         return runs
 
     assert asyncio.run(scenario()) == [1, 2]
+
+
+def test_a_caller_whose_time_is_over_is_told_so_and_not_computed(echo: Model) -> None:
+    async def scenario() -> tuple[list[Any], list[int]]:
+        runs: list[int] = []
+        gate = Gate(echo)
+        batcher = batcher_of(gate.run, Limits(8), runs)
+        running = asyncio.create_task(batcher.infer({"x": np.zeros((1, 2), np.float32)}))
+        await gate.is_busy()
+        others = [
+            asyncio.create_task(batcher.infer({"x": np.zeros((rows, 2), np.float32)}, timeout))
+            for rows, timeout in ((3, 0.01), (2, 30.0))
+        ]
+        await asyncio.sleep(0.05)
+        gate.open.set()
+        await running
+        return await asyncio.gather(*others, return_exceptions=True), runs
+
+    answers, runs = asyncio.run(scenario())
+    assert isinstance(answers[0], Late)
+    assert len(answers[1]["y"]) == 2
+    assert runs == [1, 2]
+
+
+@pytest.mark.parametrize(("timeout", "taken"), [(None, 40), (0.5, 20)])
+def test_what_would_wait_too_long_is_refused_at_once_with_the_time_to_wait(
+    echo: Model, timeout: float | None, taken: int
+) -> None:
+    costs = Costs((1, 4), (0.1, 0.1))  # a second is ten batches of four
+
+    async def scenario() -> list[Any]:
+        gate = Gate(echo)
+        batcher = batcher_of(gate.run, Limits(4, wait_seconds=1.0), costs=costs)
+        asked = [asyncio.create_task(batcher.infer({"x": np.zeros((1, 2), np.float32)}, timeout)) for _ in range(60)]
+        await gate.is_busy()
+        gate.open.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = asyncio.run(scenario())
+    refused = [answer for answer in answers if isinstance(answer, Busy)]
+    assert len(answers) - len(refused) == taken
+    assert refused[0].retry_after == math.ceil(timeout or 1.1)
+
+
+def test_an_answer_that_cannot_be_given_does_not_keep_others_from_theirs(echo: Model) -> None:
+    given: list[Any] = []
+
+    def broken(_: Any) -> None:
+        raise RuntimeError("this caller's connection is in a bad state")
+
+    async def scenario() -> None:
+        batcher = batcher_of(echo.run, Limits(8), in_loop=True)
+        for done in (broken, given.append, broken, given.append):
+            batcher.submit({"x": np.zeros((1, 2), np.float32)}, done)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    assert [len(answer["y"]) for answer in given] == [1, 1]
+
+
+def test_between_runs_inside_the_loop_other_work_has_its_turn(echo: Model) -> None:
+    async def scenario() -> list[str]:
+        seen: list[str] = []
+        batcher = batcher_of(echo.run, Limits(1), in_loop=True)
+        for number in range(3):
+            batcher.submit({"x": np.zeros((1, 2), np.float32)}, lambda _, number=number: seen.append(f"run {number}"))
+        asyncio.get_running_loop().call_later(0, seen.append, "something else")
+        await asyncio.sleep(0.01)
+        return seen
+
+    seen = asyncio.run(scenario())
+    assert seen.index("something else") < seen.index("run 2")

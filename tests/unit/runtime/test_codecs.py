@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from trimtab_api.package import Tensor
 from trimtab_runtime.protocol import grpc, oip_pb2, rest, strings
 from trimtab_runtime.protocol.errors import BadRequest
+from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.request import InferRequest
 from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of, from_list, to_bytes
 
@@ -49,7 +50,7 @@ def described(array: Array, **more: Any) -> dict[str, Any]:
 def test_what_is_sent_as_json_arrives(array: Array, nested: bool) -> None:
     data = array.tolist() if nested else array.ravel().tolist()
     body = json.dumps({"inputs": [described(array, data=data)]}).encode()
-    assert same(rest.read_request(body, None, [declared(array)]).feeds["x"], array)
+    assert same(rest.read_request(body, None, Inputs([declared(array)])).feeds["x"], array)
 
 
 @given(arrays([*NUMBERS, "BYTES"], finite=False), st.text(max_size=7))
@@ -57,7 +58,7 @@ def test_what_is_sent_as_raw_bytes_arrives_wherever_it_starts(array: Array, requ
     raw = to_bytes(array)
     content = {"id": request_id, "inputs": [described(array, parameters={"binary_data_size": len(raw)})]}
     head = json.dumps(content).encode()
-    found = rest.read_request(head + raw, len(head), [declared(array)])
+    found = rest.read_request(head + raw, len(head), Inputs([declared(array)]))
     assert same(found.feeds["x"], array)
     assert found.feeds["x"].flags.aligned
     assert found.id == request_id
@@ -89,7 +90,7 @@ def test_grpc_carries_tensors_typed_and_raw_there_and_back(array: Array, raw: bo
     request = oip_pb2.ModelInferRequest(raw_input_contents=sent.raw_output_contents, id=sent.id)
     for output in sent.outputs:
         request.inputs.add(name="x", datatype=output.datatype, shape=output.shape, contents=output.contents)
-    found = grpc.read_request(request, [declared(array)])
+    found = grpc.read_request(request, Inputs([declared(array)]))
     assert (bool(sent.raw_output_contents), found.binary, found.id) == (raw, raw, "i")
     assert np.array_equal(found.feeds["x"], array, equal_nan=array.dtype.kind == "f")
 
@@ -100,7 +101,7 @@ def test_half_precision_goes_raw_over_grpc_as_it_has_no_typed_form() -> None:
     request = oip_pb2.ModelInferRequest()
     request.inputs.add(name="x", datatype="FP16", shape=[1, 1])
     with pytest.raises(BadRequest, match="raw_input_contents"):
-        grpc.read_request(request, [declared(array)])
+        grpc.read_request(request, Inputs([declared(array)]))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_any_bytes_are_read_or_refused(body: bytes, header: int) -> None:
     tensor = Tensor(name="x", shape=(-1, 2))
     length = header if header <= len(body) else None
     try:
-        found = rest.read_request(body, length, [tensor])
+        found = rest.read_request(body, length, Inputs([tensor]))
     except BadRequest:
         return
     assert found.feeds["x"].shape[1] == 2

@@ -152,7 +152,7 @@ def test_during_a_drain_everything_is_answered_and_every_connection_is_asked_to_
     assert not select.select([idle.sock], [], [], 0)[0]  # still open
     assert idle.sock.recv(1) == b""  # ended, not reset
     assert server.exit_code() == 0
-    assert [event["message"] for event in server.events] == ["serving", "draining", "stopped"]
+    assert [event["message"] for event in server.events] == ["learned", "serving", "draining", "stopped"]
 
 
 def test_grpc_says_that_it_is_not_serving_during_a_drain(models: Any, serve: Any) -> None:

@@ -91,6 +91,7 @@ def test_a_caller_that_left_is_nobodys_error_but_a_deadline_that_passed_is_told_
         wait_for(slow, "trimtab_inflight_requests 1.0")
         leaving.cancel()
         wait_for(slow, 'trimtab_requests_total{code="CANCELLED"')
+        wait_for(slow, "trimtab_batch_rows_count 1.0")  # what began runs to its end
         with pytest.raises(grpc.RpcError, match="Deadline Exceeded"):
             infer(asked, timeout=0.05)
         wait_for(slow, 'trimtab_requests_total{code="DEADLINE_EXCEEDED"')

@@ -41,9 +41,9 @@ def test_events_are_json_lines_and_requests_are_none_of_them(models: Any, serve:
     httpx.get(f"{server.url}/v2")
     server.terminate()
     assert server.exit_code() == 0
-    assert [event["message"] for event in server.events] == ["serving", "draining", "stopped"]
+    assert [event["message"] for event in server.events] == ["learned", "serving", "draining", "stopped"]
     assert {event["logger"] for event in server.events} == {"trimtab.runtime"}
-    assert (server.events[0]["model"], server.events[0]["revision"]) == ("scores", "r3")
+    assert (server.events[1]["model"], server.events[1]["revision"]) == ("scores", "r3")
 
 
 def test_nothing_is_reported_to_the_makers_of_the_library(models: Any, serve: Any) -> None:

@@ -1,0 +1,203 @@
+"""Batch when the session is free: a lone caller never waits, and what arrives during a run is the next batch.
+
+There are two ways to run. A model that answers within a fraction of a millisecond runs inside the event loop, once for
+all requests that the loop read in one turn: a thread would cost more than the run. Any other has a thread of its own,
+which takes the next batch itself, so that the session is never idle while the loop reads and writes.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trimtab_runtime.engine.costs import Costs, Forecast
+from trimtab_runtime.engine.queueing import Done, Feeds, Outputs, Queue, Shape, Waiting
+from trimtab_runtime.engine.running import Computed, Run, compute
+from trimtab_runtime.logs import complain
+from trimtab_runtime.protocol.errors import Busy, Late
+
+_LEAST_BATCHES = 8  # may always wait, however long they take: with fewer, refusals would leave the session idle
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many rows run together, how long the first of them may wait for more, and how much may wait in all."""
+
+    batch_rows: int
+    delay_seconds: float = 0.0
+    wait_seconds: float = 1.0
+    queued_rows: int = 65536
+    queued_bytes: int = 256 << 20
+
+
+class Batcher:
+    """Feeds one session from one event loop. Runs happen in the loop where `in_loop`, else in a thread of its own.
+
+    `observe_run` is told the rows and seconds of every run. With `one_shape` all rows are known to be alike.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        limits: Limits,
+        costs: Costs,
+        observe_run: Callable[[int, float], None] = lambda rows, seconds: None,
+        in_loop: bool = False,
+        one_shape: bool = False,
+    ) -> None:
+        self._run = run
+        self._limits = limits
+        self._forecast = Forecast(costs, limits.batch_rows)
+        self._few = min(_LEAST_BATCHES * limits.batch_rows, limits.queued_rows)
+        self._most_seconds = max(limits.wait_seconds, _LEAST_BATCHES * costs.of(limits.batch_rows))
+        self._observe_run = observe_run
+        self._in_loop = in_loop
+        self._one_shape = one_shape
+        self._rows = self._bytes = 0  # of all that has no result yet
+        self._staged: list[Waiting] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._queue = Queue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_due = False
+        self._wake = threading.Event()
+
+    async def infer(self, feeds: Feeds, timeout: float | None = None) -> Outputs:
+        """Return the outputs for these rows. Raises what `submit` raises, Late and InferenceFailed."""
+        answer: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+
+        def settle(result: Outputs | Exception) -> None:
+            if not answer.done():
+                _settle(answer, result)
+
+        waiting = self.submit(feeds, settle, timeout)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            waiting.left = True
+            raise
+
+    def submit(self, feeds: Feeds, done: Done, timeout: float | None = None) -> Waiting:
+        """Queue rows; `done` is called in the loop, later. After `timeout` seconds they need not be computed any more.
+
+        Raises Busy when too much waits for an answer in time.
+        """
+        loop = self._loop or self._begin()
+        now = loop.time()
+        rows, size = len(next(iter(feeds.values()))), sum([array.nbytes for array in feeds.values()])
+        shape = () if self._one_shape else _shape(feeds)
+        waiting = Waiting(feeds, rows, size, shape, now, None if timeout is None else now + timeout, done)
+        self._admit(waiting)
+        self._rows += waiting.rows
+        self._bytes += waiting.size
+        if self._limits.delay_seconds:
+            self._stage(waiting, loop)
+        else:
+            self._queue.add(waiting)
+            self._start(loop)
+        return waiting
+
+    def close(self) -> None:
+        """End the thread once nothing waits; nothing may be submitted any more."""
+        self._loop = None
+        self._wake.set()
+
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        if not self._in_loop:
+            threading.Thread(target=self._work, args=(self._loop,), name="session", daemon=True).start()
+        return self._loop
+
+    def _admit(self, waiting: Waiting) -> None:
+        """Refuse what would wait too long. What finds nothing before it is always taken."""
+        rows, size = self._rows + waiting.rows, self._bytes + waiting.size
+        if not self._rows or (rows <= self._few and size <= self._limits.queued_bytes and waiting.deadline is None):
+            return
+        seconds = self._forecast.seconds(rows)
+        left = self._most_seconds if waiting.deadline is None else waiting.deadline - waiting.since
+        if seconds > min(left, self._most_seconds):
+            raise Busy(f"{self._rows} rows wait already, which take {seconds:.1f} s; try again later", seconds)
+        if rows > self._limits.queued_rows or size > self._limits.queued_bytes:
+            raise Busy(f"{self._rows} rows ({self._bytes} bytes) wait already; try again later", seconds)
+
+    def _stage(self, waiting: Waiting, loop: asyncio.AbstractEventLoop) -> None:
+        """Hold requests back until they fill a batch, or the first of them has waited for as long as it may."""
+        self._staged.append(waiting)
+        if sum(item.rows for item in self._staged) >= self._limits.batch_rows:
+            self._release(loop)
+        elif self._timer is None:
+            self._timer = loop.call_later(self._limits.delay_seconds, self._release, loop)
+
+    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiting in self._staged:
+            self._queue.add(waiting)
+        self._staged.clear()
+        self._start(loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._in_loop:
+            self._wake.set()
+        elif not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run one batch inside the loop; what is left has its turn after the loop has read and written."""
+        self._is_due = False
+        if batch := self._take(loop):
+            self._settle(compute(self._run, batch))
+        if self._queue:
+            self._start(loop)
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run batch after batch, in the thread."""
+        while self._loop is not None or self._queue:
+            self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                if batch := self._take(loop, loop.call_soon_threadsafe):
+                    loop.call_soon_threadsafe(self._settle, compute(self._run, batch))
+
+    def _take(
+        self, loop: asyncio.AbstractEventLoop, call: Callable[..., object] = lambda act, *given: act(*given)
+    ) -> list[Waiting]:
+        """Remove the next batch from the queue, without those whose callers left or whose time is over."""
+        taken, now = self._queue.take(self._limits.batch_rows), loop.time()
+        batch = [item for item in taken if not item.left and not item.is_late(now)]
+        if len(batch) < len(taken):
+            call(self._drop, [item for item in taken if item not in batch])
+        return batch
+
+    def _drop(self, items: list[Waiting]) -> None:
+        for item in items:
+            self._finish(item, Late("the request's time was over before the model was free"))
+
+    def _settle(self, computed: Computed) -> None:
+        for rows, seconds in computed.runs:
+            self._forecast.learn(rows, seconds)
+            self._observe_run(rows, seconds)
+        for item, result in zip(computed.batch, computed.results, strict=True):
+            self._finish(item, result)
+
+    def _finish(self, item: Waiting, result: Outputs | Exception) -> None:
+        self._rows -= item.rows
+        self._bytes -= item.size
+        if item.left:
+            return
+        try:
+            item.done(result)
+        except Exception as error:  # of one caller: the others of its batch get their answers all the same
+            complain("an answer could not be given", error)
+
+
+def _shape(feeds: Feeds) -> Shape:
+    return tuple((name, feeds[name].shape[1:]) for name in sorted(feeds))
+
+
+def _settle(answer: asyncio.Future[Outputs], result: Outputs | Exception) -> None:
+    if isinstance(result, Exception):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)

@@ -1,0 +1,107 @@
+"""What a model is like to run, learned before anybody may ask: the time of each batch size, and whether rows mix.
+
+Rows do not mix in every model: one that normalizes over the batch, or that quantizes activations by the largest value
+of all rows (ONNX Runtime's dynamic int8), answers a row differently in other company. Such a model runs request by
+request, unless the difference is below a tolerance.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+import numpy as np
+
+from trimtab_runtime.engine.costs import Costs
+from trimtab_runtime.engine.queueing import Feeds
+from trimtab_runtime.engine.running import Run
+from trimtab_runtime.protocol.tensors import Array
+
+_IN_LOOP_SECONDS: Final = 0.0003  # a run that is longer keeps the event loop from its callers
+_REPEATS: Final = 5
+_MOST_SECONDS: Final = 0.5  # for all sizes together, as nobody is served meanwhile
+_COMPARED_ROWS: Final = 3
+_SCALES: Final = (1.0, 0.1, 8.0)  # of the rows that are compared: company of another size shows most
+
+MakeRows = Callable[[int], Feeds]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """How to run a model: `difference` is that of a row in company, as a part of the largest output."""
+
+    costs: Costs
+    batch_rows: int
+    in_loop: bool
+    difference: float
+
+
+def learn(run: Run, make_rows: MakeRows, most_rows: int, tolerance: float) -> Learned:
+    """Try a model with rows of its own making. Its first runs are over: what they pay for is not measured."""
+    difference = _difference(run, make_rows(_COMPARED_ROWS)) if most_rows > 1 else 0.0
+    costs = _costs(run, make_rows, most_rows if difference <= tolerance else 1)
+    rows = costs.useful_rows()
+    return Learned(costs, rows, costs.of(rows) <= _IN_LOOP_SECONDS, difference)
+
+
+def _costs(run: Run, make_rows: MakeRows, most_rows: int) -> Costs:
+    started, rows, seconds = perf_counter(), [], []
+    for size in _sizes(most_rows):
+        rows.append(size)
+        seconds.append(_fastest(run, make_rows(size)))
+        if perf_counter() - started > _MOST_SECONDS:
+            break
+    return Costs(tuple(rows), tuple(seconds))
+
+
+def _sizes(most_rows: int) -> Iterator[int]:
+    """Yield 1, 2, 4 and so on, and the most."""
+    size = 1
+    while size < most_rows:
+        yield size
+        size *= 2
+    yield most_rows
+
+
+def _fastest(run: Run, feeds: Feeds) -> float:
+    run(feeds)  # the first run of a size makes room for it
+    best = float("inf")
+    for _ in range(_REPEATS):
+        started = perf_counter()
+        run(feeds)
+        best = min(best, perf_counter() - started)
+        if best > _MOST_SECONDS / _REPEATS:
+            break
+    return best
+
+
+def _difference(run: Run, feeds: Feeds) -> float:
+    """Return by how much rows differ that are run together and alone, as a part of the largest output; inf at worst."""
+    feeds = {name: _scaled(array) for name, array in feeds.items()}
+    together = run(feeds)
+    worst = 0.0
+    for at in range(_COMPARED_ROWS):
+        alone = run({name: array[at : at + 1] for name, array in feeds.items()})
+        worst = max([worst, *(_apart(together[name][at : at + 1], alone[name]) for name in alone)])
+    return worst
+
+
+def _scaled(array: Array) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    scales = np.asarray(_SCALES, array.dtype).reshape(-1, *[1] * (array.ndim - 1))
+    scaled: Array = array * scales
+    return scaled
+
+
+def _apart(left: Array, right: Array) -> float:
+    if left.shape != right.shape:
+        return float("inf")
+    if left.dtype.kind != "f":
+        return 0.0 if np.array_equal(left, right) else float("inf")
+    if not np.array_equal(np.isfinite(left), np.isfinite(right)):
+        return float("inf")
+    finite = np.isfinite(right)
+    largest = float(np.abs(right, where=finite, out=np.zeros(right.shape, right.dtype)).max(initial=0.0))
+    gap = float(np.abs(np.where(finite, left, 0) - np.where(finite, right, 0)).max(initial=0.0))
+    return gap / largest if largest else gap
