@@ -57,6 +57,12 @@ class Input:
         array = np.frombuffer(data, kind).reshape(shape)
         return array if array.flags.aligned else array.copy()
 
+    def from_batch(self, rows: Any) -> Array:
+        """Return nested rows, in the shape that they have."""
+        array = from_list(self.declared, rows)
+        self._checked(self.datatype, list(array.shape))
+        return array
+
     def from_rows(self, rows: Any) -> Array:
         """Return rows as a person writes them: nested, and a single one without the list around it."""
         array = from_list(self.declared, rows)

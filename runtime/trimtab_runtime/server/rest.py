@@ -1,13 +1,9 @@
-"""The REST application: routes of the Open Inference Protocol, /predict, /metrics."""
+"""The REST application: routes of the Open Inference Protocol, /predict, /metrics, and what other modules add."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
-import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -15,20 +11,17 @@ from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, D
 from trimtab_runtime.protocol import plain, rest
 from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.protocol.request import InferRequest
+from trimtab_runtime.server import v1
 from trimtab_runtime.server.answers import (
-    CLIENT_LEFT,
     HEADER_LENGTH,
     Answer,
-    check_announced,
-    check_received,
     error_answer,
     outputs_answer,
     read_header_length,
     text_answer,
 )
+from trimtab_runtime.server.handling import counted, json_response, read_body, response
 from trimtab_runtime.server.metrics import ServerMetrics
-
-_Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(plane: DataPlane, metrics: ServerMetrics, inference: bool = True) -> Starlette:
@@ -45,9 +38,10 @@ def make_app(plane: DataPlane, metrics: ServerMetrics, inference: bool = True) -
     for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         routes += [Route(model, views.model_metadata), Route(f"{model}/ready", views.model_ready)]
         if inference:
-            routes.append(Route(f"{model}/infer", _counted(views.infer, metrics), methods=["POST"]))
+            routes.append(Route(f"{model}/infer", counted(views.infer, metrics), methods=["POST"]))
     if inference:
-        routes.append(Route("/predict", _counted(views.predict, metrics), methods=["POST"]))
+        routes.append(Route("/predict", counted(views.predict, metrics), methods=["POST"]))
+        routes += v1.routes(plane, metrics)
     app = Starlette(routes=routes, exception_handlers={RequestError: _refuse, HTTPException: _no_route})
     app.router.redirect_slashes = False
     return app
@@ -59,88 +53,47 @@ class _Views:
         self._metrics = metrics
 
     async def live(self, _: Request) -> Response:
-        return _json({"live": True})
+        return json_response({"live": True})
 
     async def ready(self, _: Request) -> Response:
-        return _json({"ready": self._plane.ready}, 200 if self._plane.ready else 503)
+        return json_response({"ready": self._plane.ready}, 200 if self._plane.ready else 503)
 
     async def metrics(self, _: Request) -> Response:
         return Response(generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST)
 
     async def server_metadata(self, _: Request) -> Response:
-        return _json({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
+        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
 
     async def model_metadata(self, request: Request) -> Response:
         self._find(request)
-        return _json(self._plane.metadata())
+        return json_response(self._plane.metadata())
 
     async def model_ready(self, request: Request) -> Response:
         self._find(request)
-        return _json({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
+        return json_response({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
 
     async def infer(self, request: Request) -> Response:
         self._find(request)
-        body = await _body(request)
+        body = await read_body(request)
         asked = rest.read_request(
             body, read_header_length(request.headers.get(HEADER_LENGTH), body), self._plane.inputs
         )
-        return _response(outputs_answer(self._plane, await self._plane.infer(asked), asked))
+        return response(outputs_answer(self._plane, await self._plane.infer(asked), asked))
 
     async def predict(self, request: Request) -> Response:
-        rows = plain.read_rows(await _body(request), self._plane.inputs)
+        rows = plain.read_rows(await read_body(request), self._plane.inputs)
         outputs = await self._plane.infer(InferRequest(rows))
-        return _response(Answer(200, plain.write_predictions(self._plane.package, outputs)))
+        return response(Answer(200, plain.write_predictions(self._plane.package, outputs)))
 
     def _find(self, request: Request) -> None:
         self._plane.find(request.path_params["model"], request.path_params.get("version"))
 
 
-def _counted(handler: _Handler, metrics: ServerMetrics) -> _Handler:
-    """Wrap an inference handler: whatever happens becomes an answer, and is counted."""
-
-    async def handle(request: Request) -> Response:
-        with metrics.request("rest", unless_told="500") as outcome:
-            response = await _settled(handler, request)
-            outcome.code = str(response.status_code)
-            return response
-
-    return handle
-
-
-async def _settled(handler: _Handler, request: Request) -> Response:
-    try:
-        return await handler(request)
-    except ClientDisconnect:
-        return Response(status_code=CLIENT_LEFT)
-    except Exception as error:
-        return _response(error_answer(error))
-
-
-async def _body(request: Request) -> bytes:
-    """Read the body, and stop as soon as it is clear that it is too large."""
-    announced = request.headers.get("content-length", "0")
-    check_announced(int(announced) if announced.isdigit() else 0)
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        check_received(size)
-        parts.append(part)
-    return b"".join(parts)
-
-
 async def _refuse(_: Request, error: Exception) -> Response:
-    return _response(error_answer(error))
+    return response(error_answer(error))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"{request.method} {request.url.path}: {error.detail.lower()}; GET /v2 and its models are served here"
-    return _response(text_answer(error.status_code, text, tuple((error.headers or {}).items())))
-
-
-def _json(content: dict[str, Any], status: int = 200) -> Response:
-    return _response(Answer(status, orjson.dumps(content)))
-
-
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, dict(answer.headers))
+    return response(text_answer(error.status_code, text, tuple((error.headers or {}).items())))

@@ -1,0 +1,56 @@
+"""What every REST handler needs: its body within limits, its answer, and that each inference call is counted once."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from trimtab_runtime.server.answers import CLIENT_LEFT, Answer, check_announced, check_received, error_answer
+from trimtab_runtime.server.metrics import ServerMetrics
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def counted(handler: Handler, metrics: ServerMetrics) -> Handler:
+    """Wrap an inference handler: whatever happens becomes an answer, and is counted."""
+
+    async def handle(request: Request) -> Response:
+        with metrics.request("rest", unless_told="500") as outcome:
+            found = await _settled(handler, request)
+            outcome.code = str(found.status_code)
+            return found
+
+    return handle
+
+
+async def read_body(request: Request) -> bytes:
+    """Read the body, and stop as soon as it is clear that it is too large. Raises TooLarge."""
+    announced = request.headers.get("content-length", "0")
+    check_announced(int(announced) if announced.isdigit() else 0)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        check_received(size)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def response(answer: Answer) -> Response:
+    """Return an answer as the framework has it."""
+    return Response(answer.body, answer.status, dict(answer.headers))
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """Return an answer in JSON."""
+    return response(Answer(status, orjson.dumps(content)))
+
+
+async def _settled(handler: Handler, request: Request) -> Response:
+    try:
+        return await handler(request)
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_LEFT)
+    except Exception as error:
+        return response(error_answer(error))
