@@ -18,6 +18,7 @@ import predictions
 import quietness
 import readiness
 import rollback
+import serving
 import speed
 import streaming
 from figures import Table
@@ -33,6 +34,7 @@ HERE = {
     "chains": chains.measure,
     "large_checkpoint": large_checkpoint.measure,
     "peers": peers.measure,
+    "serving": serving.measure,
 }
 ON_A_NODE = {
     "predictions": predictions.measure,

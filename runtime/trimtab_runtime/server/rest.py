@@ -11,7 +11,7 @@ from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, D
 from trimtab_runtime.protocol import plain, rest
 from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.protocol.request import InferRequest
-from trimtab_runtime.server import v1
+from trimtab_runtime.server import pages, v1
 from trimtab_runtime.server.answers import (
     HEADER_LENGTH,
     Answer,
@@ -41,7 +41,7 @@ def make_app(plane: DataPlane, metrics: ServerMetrics, inference: bool = True) -
             routes.append(Route(f"{model}/infer", counted(views.infer, metrics), methods=["POST"]))
     if inference:
         routes.append(Route("/predict", counted(views.predict, metrics), methods=["POST"]))
-        routes += v1.routes(plane, metrics)
+        routes += [*v1.routes(plane, metrics), *pages.routes(plane)]
     app = Starlette(routes=routes, exception_handlers={RequestError: _refuse, HTTPException: _no_route})
     app.router.redirect_slashes = False
     return app

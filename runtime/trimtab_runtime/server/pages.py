@@ -1,0 +1,36 @@
+"""For a person: the OpenAPI document, and a page to try the model in a browser."""
+
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trimtab_runtime.dataplane import DataPlane
+from trimtab_runtime.server.handling import json_response
+from trimtab_runtime.server.openapi import document
+
+# The page has its own script and style and nothing from elsewhere; no other page may show it.
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "connect-src 'self'",
+        "style-src 'unsafe-inline'",
+        "script-src 'unsafe-inline'",
+        "frame-ancestors 'none'",
+    )
+)
+_PAGE: Final = Path(__file__).with_name("page.html")
+
+
+def routes(plane: DataPlane) -> list[Route]:
+    """Return the routes of the pages."""
+
+    async def openapi(_: Request) -> Response:
+        return json_response(document(plane))
+
+    async def page(_: Request) -> Response:
+        return Response(_PAGE.read_bytes(), media_type="text/html", headers={"content-security-policy": _POLICY})
+
+    return [Route("/openapi.json", openapi), Route("/", page)]
