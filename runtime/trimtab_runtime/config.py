@@ -19,6 +19,7 @@ _HELP: Final = {
     "PROTOCOLS": "protocols of inference: rest, grpc or both (default rest,grpc)",
     "MAX_BATCH_SIZE": "most rows that run together (default 32); fewer where more do not pay",
     "BATCH_TOLERANCE": "how far a row may differ in company, as a part of the largest output (default 0.0001)",
+    "EXECUTOR": "where runs happen: loop (short ones), thread, or auto, as a trial tells (default auto)",
     "MAX_DELAY_MS": "how long a request may wait for others (default 0: not at all)",
     "MAX_WAIT_SECONDS": "expected wait above which a request is refused (default 1)",
     "FAST_PATH": "1: inference calls go past the web framework; 0: through it (default 1)",
@@ -44,6 +45,7 @@ class RuntimeConfig:
     protocols: frozenset[str]
     max_batch_size: int
     batch_tolerance: float
+    executor: str
     max_delay_seconds: float
     max_wait_seconds: float
     fast_path: bool
@@ -67,6 +69,7 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         protocols=_protocols(_text(values, "PROTOCOLS", "rest,grpc")),
         max_batch_size=_number(values, "MAX_BATCH_SIZE", 32, 1, 1 << 20),
         batch_tolerance=_number(values, "BATCH_TOLERANCE", 1e-4, 0.0, 1e9),
+        executor=_one_of(values, "EXECUTOR", ("auto", "loop", "thread")),
         max_delay_seconds=_number(values, "MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
         max_wait_seconds=_number(values, "MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
         fast_path=bool(_number(values, "FAST_PATH", 1, 0, 1)),
@@ -101,6 +104,14 @@ def _number(values: Mapping[str, str], name: str, default: _Number, low: _Number
         kind = "a whole number" if isinstance(default, int) else "a number"
         raise InvalidSpec(f"{_PREFIX}{name} is {text!r}; it has to be {kind} from {low} to {high}")
     return number
+
+
+def _one_of(values: Mapping[str, str], name: str, known: Sequence[str]) -> str:
+    """Read a word; the first of those that are known is the default."""
+    text = _text(values, name, known[0])
+    if text not in known:
+        raise InvalidSpec(f"{_PREFIX}{name} is {text!r}; it has to be one of {', '.join(known)}")
+    return text
 
 
 def _protocols(text: str) -> frozenset[str]:
