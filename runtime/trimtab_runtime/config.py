@@ -20,6 +20,7 @@ _HELP: Final = {
     "MAX_BATCH_SIZE": "most rows that run together (default 32); fewer where more do not pay",
     "BATCH_TOLERANCE": "how far a row may differ in company, as a part of the largest output (default 0.0001)",
     "EXECUTOR": "where runs happen: loop (short ones), thread, or auto, as a trial tells (default auto)",
+    "GRPC_ENGINE": "lean: our own HTTP/2; grpcio: the common library (default lean)",
     "MAX_DELAY_MS": "how long a request may wait for others (default 0: not at all)",
     "MAX_WAIT_SECONDS": "expected wait above which a request is refused (default 1)",
     "FAST_PATH": "1: inference calls go past the web framework; 0: through it (default 1)",
@@ -46,6 +47,7 @@ class RuntimeConfig:
     max_batch_size: int
     batch_tolerance: float
     executor: str
+    grpc_engine: str
     max_delay_seconds: float
     max_wait_seconds: float
     fast_path: bool
@@ -70,6 +72,7 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         max_batch_size=_number(values, "MAX_BATCH_SIZE", 32, 1, 1 << 20),
         batch_tolerance=_number(values, "BATCH_TOLERANCE", 1e-4, 0.0, 1e9),
         executor=_one_of(values, "EXECUTOR", ("auto", "loop", "thread")),
+        grpc_engine=_one_of(values, "GRPC_ENGINE", ("lean", "grpcio")),
         max_delay_seconds=_number(values, "MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
         max_wait_seconds=_number(values, "MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
         fast_path=bool(_number(values, "FAST_PATH", 1, 0, 1)),

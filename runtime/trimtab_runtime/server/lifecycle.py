@@ -11,7 +11,7 @@ import signal
 import socket
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import uvicorn
 
@@ -26,9 +26,6 @@ from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.fast import FastProtocol, Inference
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.rest import make_app
-
-if TYPE_CHECKING:
-    from trimtab_runtime.server.grpc import GrpcServer
 
 _FINISH_SECONDS: Final = 15  # for what is in flight at the end of the drain
 
@@ -69,12 +66,25 @@ def _batcher(config: RuntimeConfig, model: Model, metrics: ServerMetrics) -> Bat
     return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape)
 
 
+class GrpcServer(Protocol):
+    """What both gRPC servers do."""
+
+    port: int
+
+    async def start(self) -> None:
+        """Open the port."""
+
+    async def drain(self) -> None:
+        """Say that nothing is served any more, and go on serving."""
+
+    async def stop(self, grace_seconds: float) -> None:
+        """End, once what is in flight is answered."""
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn that answers SIGTERM with a drain, and ends the gRPC server along with itself."""
 
-    def __init__(
-        self, config: uvicorn.Config, plane: DataPlane, grpc: "GrpcServer | None", drain_seconds: float
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, plane: DataPlane, grpc: GrpcServer | None, drain_seconds: float) -> None:
         super().__init__(config)
         self._plane = plane
         self._grpc = grpc
@@ -127,15 +137,19 @@ class DrainingServer(uvicorn.Server):
         await asyncio.gather(*ends)
 
 
-def _grpc_server(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> "GrpcServer | None":
+def _grpc_server(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> GrpcServer | None:
     if "grpc" not in config.protocols:
         return None
-    from trimtab_runtime.server.grpc import GrpcServer  # a tenth of a second that a REST-only server need not pay
+    place = (plane, metrics, config.host, config.grpc_port)
+    if config.grpc_engine == "lean":
+        from trimtab_runtime.server.grpc.lean import LeanGrpcServer  # late, as a server of REST alone can do without
+
+        return LeanGrpcServer(*place, config.max_connection_age_seconds)
+    from trimtab_runtime.server.grpc.grpcio import GrpcioServer
 
     # Each connection has to have had its GOAWAY when the drain ends: to stop the server cancels calls that cross the
     # GOAWAY of the stop, while the one for old age lets them through. There is no third way to send one.
-    age = min(config.max_connection_age_seconds, config.drain_seconds / 2 or math.inf)
-    return GrpcServer(plane, metrics, config.host, config.grpc_port, age)
+    return GrpcioServer(*place, min(config.max_connection_age_seconds, config.drain_seconds / 2 or math.inf))
 
 
 def _rest_config(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> uvicorn.Config:

@@ -15,9 +15,15 @@ Stub: Any = oip_pb2_grpc.GRPCInferenceServiceStub
 SERVICE = "inference.GRPCInferenceService"
 
 
+@pytest.fixture(params=["lean", "grpcio"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def channel(scores: Any) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(scores.grpc) as channel:
+def channel(models: Any, shared: Any, engine: str) -> Iterator[grpc.Channel]:
+    """A connection to the same model by our own server, and by the common library."""
+    with grpc.insecure_channel(shared(models.scores(), GRPC_ENGINE=engine).grpc) as channel:
         yield channel
 
 

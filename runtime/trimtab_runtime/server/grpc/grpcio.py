@@ -1,4 +1,4 @@
-"""The gRPC server: the protocol's service, health and reflection."""
+"""The gRPC server over grpc.aio: the protocol's service, health and reflection."""
 
 import asyncio
 from typing import Any, Final
@@ -19,7 +19,7 @@ _MAX_MESSAGE: Final = 64 << 20
 _AGE_GRACE_MS: Final = 10_000
 
 
-class GrpcServer:
+class GrpcioServer:
     """A server over a data plane. `drain` says NOT_SERVING; `stop` sends GOAWAY and waits for what is in flight."""
 
     def __init__(self, plane: DataPlane, metrics: ServerMetrics, host: str, port: int, max_age_seconds: float) -> None:

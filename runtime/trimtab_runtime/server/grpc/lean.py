@@ -1,0 +1,127 @@
+"""The lean gRPC server: connections on the event loop, their age, their drain.
+
+Why not the common library: a call of it takes 0.3 ms of processor time, whatever the handler does.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Final, cast
+
+from trimtab_runtime.dataplane import DataPlane
+from trimtab_runtime.server.grpc.calls import Calls, Method
+from trimtab_runtime.server.grpc.services import Health, methods
+from trimtab_runtime.server.metrics import ServerMetrics
+
+_JITTER: Final = 0.1  # of the age, so that connections made together need not all come back together
+_GRACE_SECONDS: Final = 10.0  # for what is in flight on a connection that has become old
+_BACKLOG: Final = 1024
+
+
+class LeanGrpcServer:
+    """A server over a data plane. `drain` says NOT_SERVING; `stop` lets calls end and connections go."""
+
+    def __init__(self, plane: DataPlane, metrics: ServerMetrics, host: str, port: int, max_age_seconds: float) -> None:
+        self._health = Health()
+        self._methods = methods(plane, metrics, self._health)
+        self._address = host, port
+        self._max_age = max_age_seconds
+        self._connections: set[GrpcProtocol] = set()
+        self._server: asyncio.Server | None = None
+        self.port = port
+
+    async def start(self) -> None:
+        """Open the port."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connection, *self._address, backlog=_BACKLOG)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING to who asks for health, and go on answering."""
+        self._health.stop_serving()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no new connections, ask those that are there to end, and wait for them as long as that."""
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in list(self._connections):
+            connection.go_away()
+        waiting = [connection.gone for connection in self._connections]
+        if waiting:
+            await asyncio.wait(waiting, timeout=grace_seconds)
+        for connection in list(self._connections):
+            connection.abort()
+
+    def _connection(self) -> "GrpcProtocol":
+        age = self._max_age * random.uniform(1 - _JITTER, 1 + _JITTER)
+        return GrpcProtocol(self._methods, self._connections, age)
+
+
+class GrpcProtocol(asyncio.Protocol):
+    """A connection."""
+
+    def __init__(
+        self, methods: Mapping[bytes, Method], connections: "set[GrpcProtocol]", max_age_seconds: float
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connections = connections
+        self._max_age = max_age_seconds
+        self._calls = Calls(methods, self._flush_soon)
+        self._connection = self._calls.connection
+        self._is_due = self._is_receiving = False
+        self._timers: list[asyncio.TimerHandle] = []
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+        self._timers = [
+            self._loop.call_later(self._max_age, self.go_away),
+            self._loop.call_later(self._max_age + _GRACE_SECONDS, self.abort),
+        ]
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._is_receiving = True
+        self._connection.receive(data)
+        self._is_receiving = False
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        for timer in self._timers:
+            timer.cancel()
+        self._connection.lost()
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()  # who does not read answers may not ask for more
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
+
+    def go_away(self) -> None:
+        """Ask the caller to come again elsewhere; what is in flight is answered."""
+        self._connection.go_away()
+        self._flush()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._transport.abort()
+
+    def _flush_soon(self) -> None:
+        """Send once for all that is answered in this turn of the loop."""
+        if not self._is_due and not self._is_receiving:
+            self._is_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_due = False
+        if self._transport.is_closing():
+            return
+        if out := self._connection.take():
+            self._transport.write(out)
+        if self._connection.is_over:
+            self._transport.close()

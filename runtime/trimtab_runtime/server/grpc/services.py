@@ -1,0 +1,224 @@
+"""The methods that the lean server has: those of the protocol, gRPC's health service, and reflection."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, DataPlane
+from trimtab_runtime.engine.queueing import Outputs
+from trimtab_runtime.protocol import grpc as codec
+from trimtab_runtime.protocol import oip_pb2
+from trimtab_runtime.protocol.errors import BadRequest
+from trimtab_runtime.protocol.grpc_wire import Status
+from trimtab_runtime.server.grpc.calls import Call, Method
+from trimtab_runtime.server.metrics import ServerMetrics
+
+SERVICE: Final = "inference.GRPCInferenceService"
+HEALTH: Final = "grpc.health.v1.Health"
+REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
+
+Answer = Callable[[Any], Any]
+
+
+class Unary:
+    """A method that answers one message with one at once."""
+
+    def __init__(self, kind: Any, answer: Answer) -> None:
+        self._kind = kind
+        self._answer = answer
+
+    def begun(self, call: Call) -> None:
+        pass
+
+    def message(self, call: Call, content: bytes) -> None:
+        call.context = content
+
+    def ended(self, call: Call) -> None:
+        call.end(self._answer(parsed(self._kind, only_message(call))).SerializeToString())
+
+    def cancelled(self, call: Call) -> None:
+        pass
+
+
+class Infer:
+    """ModelInfer: answered when the batch that it travels in has run; whatever happens is counted."""
+
+    def __init__(self, plane: DataPlane, metrics: ServerMetrics) -> None:
+        self._plane = plane
+        self._metrics = metrics
+
+    def begun(self, call: Call) -> None:
+        call.context = _Inference(self._metrics.begin())
+
+    def message(self, call: Call, content: bytes) -> None:
+        call.context.content = content
+
+    def ended(self, call: Call) -> None:
+        inference: _Inference = call.context
+        try:
+            if call.messages != 1:
+                only_message(call)
+            request = parsed(oip_pb2.ModelInferRequest, inference.content)
+            self._plane.find(request.model_name, request.model_version)
+            asked = codec.read_request(request, self._plane.inputs)
+            if (left := call.left()) is not None:
+                asked = asked._replace(timeout=left)
+
+            def done(result: Outputs | Exception) -> None:
+                if isinstance(result, Exception):
+                    self._fail(call, result)
+                else:
+                    self._give(call, result, asked)
+
+            inference.waiting = self._plane.submit(asked, done)
+        except Exception as error:
+            self._fail(call, error)
+
+    def cancelled(self, call: Call) -> None:
+        inference: _Inference = call.context
+        if inference.waiting is not None:
+            inference.waiting.left = True
+        self._metrics.end("grpc", "DEADLINE_EXCEEDED" if call.is_late() else "CANCELLED", inference.began)
+
+    def _give(self, call: Call, outputs: Outputs, asked: Any) -> None:
+        try:
+            response = codec.write_response(self._plane.name, self._plane.version, outputs, asked)
+            content = response.SerializeToString()
+        except Exception as error:
+            self._fail(call, error)
+            return
+        self._metrics.end("grpc", "OK", call.context.began)
+        call.end(content)
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        if not call.is_over:
+            status = call.fail(error)
+            self._metrics.end("grpc", status.name, call.context.began)
+
+
+class _Inference:
+    """What a call of ModelInfer keeps."""
+
+    __slots__ = ("began", "content", "waiting")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.content = b""
+        self.waiting: Any = None
+
+
+class Health:
+    """gRPC's health service: one status for all that is served, which watchers are told when it changes."""
+
+    def __init__(self) -> None:
+        self._status = health_pb2.HealthCheckResponse.SERVING
+        self._watchers: set[Call] = set()
+
+    def check(self, request: Any) -> Any:
+        """Answer once. Raises BadRequest for a service that is none."""
+        if request.service not in ("", SERVICE):
+            raise UnknownService(f"there is no service {request.service}")
+        return health_pb2.HealthCheckResponse(status=self._status)
+
+    def stop_serving(self) -> None:
+        """Say from now on that nothing is served."""
+        self._status = health_pb2.HealthCheckResponse.NOT_SERVING
+        for call in list(self._watchers):
+            call.answer(health_pb2.HealthCheckResponse(status=self._status).SerializeToString())
+
+    def begun(self, call: Call) -> None:
+        pass
+
+    def message(self, call: Call, content: bytes) -> None:
+        request = parsed(health_pb2.HealthCheckRequest, content)
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        status = self._status if request.service in ("", SERVICE) else unknown
+        self._watchers.add(call)
+        call.answer(health_pb2.HealthCheckResponse(status=status).SerializeToString())
+
+    def ended(self, call: Call) -> None:
+        pass  # a watcher has said all that it has to say
+
+    def cancelled(self, call: Call) -> None:
+        self._watchers.discard(call)
+
+
+class Reflection:
+    """The reflection service: its library answers each question by itself."""
+
+    def __init__(self, services: tuple[str, ...]) -> None:
+        self._services = services
+
+    @cached_property
+    def _servicer(self) -> Any:
+        from grpc_reflection.v1alpha.reflection import ReflectionServicer  # late: it loads all of the common library
+
+        return ReflectionServicer(self._services)
+
+    def begun(self, call: Call) -> None:
+        pass
+
+    def message(self, call: Call, content: bytes) -> None:
+        request = parsed(reflection_pb2.ServerReflectionRequest, content)
+        for answer in self._servicer.ServerReflectionInfo(iter([request]), None):
+            call.answer(answer.SerializeToString())
+
+    def ended(self, call: Call) -> None:
+        call.end()
+
+    def cancelled(self, call: Call) -> None:
+        pass
+
+
+def methods(plane: DataPlane, metrics: ServerMetrics, health: Health) -> dict[bytes, Method]:
+    """Return every method by its path."""
+
+    def model_ready(request: Any) -> Any:
+        plane.find(request.name, request.version)
+        return oip_pb2.ModelReadyResponse(ready=plane.ready)
+
+    def model_metadata(request: Any) -> Any:
+        plane.find(request.name, request.version)
+        return oip_pb2.ModelMetadataResponse(**plane.metadata())
+
+    about = oip_pb2.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
+    of_protocol: dict[str, Method] = {
+        "ServerLive": Unary(oip_pb2.ServerLiveRequest, lambda _: oip_pb2.ServerLiveResponse(live=True)),
+        "ServerReady": Unary(oip_pb2.ServerReadyRequest, lambda _: oip_pb2.ServerReadyResponse(ready=plane.ready)),
+        "ServerMetadata": Unary(oip_pb2.ServerMetadataRequest, lambda _: about),
+        "ModelReady": Unary(oip_pb2.ModelReadyRequest, model_ready),
+        "ModelMetadata": Unary(oip_pb2.ModelMetadataRequest, model_metadata),
+        "ModelInfer": Infer(plane, metrics),
+    }
+    found: dict[bytes, Method] = {f"/{SERVICE}/{name}".encode(): method for name, method in of_protocol.items()}
+    found[f"/{HEALTH}/Check".encode()] = Unary(health_pb2.HealthCheckRequest, health.check)
+    found[f"/{HEALTH}/Watch".encode()] = health
+    found[f"/{REFLECTION}/ServerReflectionInfo".encode()] = Reflection((SERVICE, HEALTH, REFLECTION))
+    return found
+
+
+class UnknownService(BadRequest):
+    """A health check of what is not here."""
+
+    reason = "UnknownService"
+    status, code = 404, Status.NOT_FOUND.name
+
+
+def parsed(kind: Any, content: bytes) -> Any:
+    """Return a message. Raises BadRequest."""
+    try:
+        return kind.FromString(content)
+    except DecodeError as error:
+        raise BadRequest(f"the message is no {kind.DESCRIPTOR.name}") from error
+
+
+def only_message(call: Call) -> bytes:
+    """Return the message of a call that has to have one. Raises BadRequest."""
+    if call.messages != 1:
+        raise BadRequest(f"the call needs one message; {call.messages} came")
+    content: bytes = call.context
+    return content
