@@ -95,7 +95,7 @@ class Connection:
             self._end(fault.code, str(fault))
 
     def send(self, stream: Stream, head: bytes = b"", data: bytes = b"", trailers: bytes | None = None) -> None:
-        """Answer a stream: with its head first, then with data any number of times, at last with trailers."""
+        """Answer a stream: its head first, then data, any number of times, then trailers (b"" where there are none)."""
         if self.streams.get(stream.id) is not stream:
             return
         if head:
@@ -311,9 +311,9 @@ class Connection:
         if is_ack:
             return
         self._count_idle()
+        self._out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))  # before what a wider window lets through
         for key, value in struct.iter_unpack(">HI", payload):
             self._on_setting(key, value)
-        self._out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
     def _on_setting(self, key: int, value: int) -> None:
         if key == Setting.ENABLE_PUSH:
@@ -371,8 +371,9 @@ class Connection:
                 waiting[0] = data[room:]
         self._blocked.pop(stream.id, None)
         if stream.trailers is not None:
-            flags = frames.END_HEADERS | frames.END_STREAM
-            self._out.append(frames.frame(frames.HEADERS, flags, stream.id, stream.trailers))
+            kind = frames.HEADERS if stream.trailers else frames.DATA
+            flags = frames.END_STREAM | (frames.END_HEADERS if stream.trailers else 0)
+            self._out.append(frames.frame(kind, flags, stream.id, stream.trailers))
             self._finish(stream)
 
     def _finish(self, stream: Stream) -> None:

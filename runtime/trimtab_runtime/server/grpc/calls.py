@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from trimtab_runtime.http2.connection import Connection, Stream
@@ -20,6 +21,7 @@ from trimtab_runtime.protocol.grpc_wire import (
     trailers_only,
 )
 
+_MOST_UNWANTED: Final = 1 << 20  # bytes of a request that is refused
 _INTERNAL: Final = "internal error; the server's log has the cause"
 
 
@@ -96,6 +98,14 @@ class Call:
         self._calls.send(self._stream, head, data, trailers)
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The answer to a request that is none of ours, given once all of it has come, or too much."""
+
+    head: bytes
+    body: bytes = b""
+
+
 class Calls:
     """The handler of a connection. `flush` is called when there may be something to send."""
 
@@ -108,38 +118,43 @@ class Calls:
     def begun(self, stream: Stream) -> None:
         request = stream.request
         if request.method != b"POST" or not accepted_type(request.fields):
-            self.refuse(stream, http_refusal(405 if request.method != b"POST" else 415))
+            status = 405 if request.method != b"POST" else 415
+            stream.context = Refusal(http_refusal(status), b"this port speaks gRPC\n")
             return
         method = self._methods.get(request.path)
         if method is None:
             text = f"there is no method {request.path.decode('latin-1')}"
-            self.refuse(stream, trailers_only(Status.UNIMPLEMENTED, text))
+            stream.context = Refusal(trailers_only(Status.UNIMPLEMENTED, text))
             return
         try:
             timeout = read_timeout(request.fields.get(b"grpc-timeout"))
         except RequestError as error:
-            self.refuse(stream, trailers_only(*_status_of(error)))
+            stream.context = Refusal(trailers_only(*_status_of(error)))
             return
         call = stream.context = Call(self, stream, method, timeout)
         self._guarded(call, method.begun, call)
 
     def received(self, stream: Stream, data: bytes) -> None:
-        call: Call | None = stream.context
-        if call is not None and not call.is_over:
+        call = stream.context
+        if isinstance(call, Refusal):
+            if stream.received > _MOST_UNWANTED:
+                self._refuse(stream, call)
+        elif not call.is_over:
             self._guarded(call, self._read, call, data)
 
     def completed(self, stream: Stream) -> None:
-        call: Call | None = stream.context
-        if call is None or call.is_over:
-            return
-        if call.reader.is_empty:
-            self._guarded(call, call.method.ended, call)
-        else:
-            call.refuse(Status.INTERNAL, "the last message is cut off")
+        call = stream.context
+        if isinstance(call, Refusal):
+            self._refuse(stream, call)
+        elif not call.is_over:
+            if call.reader.is_empty:
+                self._guarded(call, call.method.ended, call)
+            else:
+                call.refuse(Status.INTERNAL, "the last message is cut off")
 
     def aborted(self, stream: Stream) -> None:
-        call: Call | None = stream.context
-        if call is not None and not call.is_over:
+        call = stream.context
+        if isinstance(call, Call) and not call.is_over:
             call.is_over = True
             call.method.cancelled(call)
 
@@ -152,6 +167,12 @@ class Calls:
         """Answer with a head alone."""
         self.connection.refuse(stream, block)
         self._flush()
+
+    def _refuse(self, stream: Stream, refusal: Refusal) -> None:
+        if refusal.body:
+            self.send(stream, refusal.head, refusal.body, b"")
+        else:
+            self.refuse(stream, refusal.head)
 
     def _read(self, call: Call, data: bytes) -> None:
         for message in call.reader.add(data):
