@@ -62,7 +62,7 @@ _WORKS = (
     Work("wide MLP", "wide", 64),
     Work("convolution", "convolution", 16),
 )
-SIZES = {"full": Size(3, 5, _WORKS), "small": Size(1, 2, _WORKS[:1], peers=1), "ours": Size(2, 3, _WORKS, peers=0)}
+SIZES = {"full": Size(3, 5, _WORKS), "small": Size(2, 4, _WORKS[:1], peers=1), "ours": Size(2, 3, _WORKS, peers=0)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,20 @@
 Source: open-inference-protocol, inference_rest.md; Triton, extension_binary_data.md.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
 
 import numpy as np
 import orjson
 
+from trimtab_api.package import Tensor
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.request import InferRequest
-from trimtab_runtime.protocol.tensors import Array, datatype_of, to_bytes
+from trimtab_runtime.protocol.tensors import Array, to_bytes
+
+_NO_INPUTS: Final = 'the body needs "inputs": a list of {name, shape, datatype, data}'
 
 
 def read_request(body: bytes, header_length: int | None, inputs: Inputs) -> InferRequest:
@@ -24,9 +28,9 @@ def read_request(body: bytes, header_length: int | None, inputs: Inputs) -> Infe
         return InferRequest(_whole(body, inputs), binary=True)
     content = _json(body if header_length is None else body[:header_length])
     tensors = content.get("inputs")
-    if not isinstance(tensors, list) or not all(isinstance(item, dict) for item in tensors):
-        raise BadRequest('the body needs "inputs": a list of {name, shape, datatype, data}')
-    feeds = _read_tensors(tensors, memoryview(body)[header_length or len(body) :], inputs)
+    if not isinstance(tensors, list):
+        raise BadRequest(_NO_INPUTS)
+    feeds = _read_tensors(tensors, b"" if header_length is None else memoryview(body)[header_length:], inputs)
     parameters = content.get("parameters")
     if not isinstance(parameters, dict):
         return InferRequest(feeds, content.get("id"), _wanted(content.get("outputs"), False))
@@ -35,24 +39,37 @@ def read_request(body: bytes, header_length: int | None, inputs: Inputs) -> Infe
     return InferRequest(feeds, content.get("id"), _wanted(content.get("outputs"), binary), binary, timeout)
 
 
-def write_response(
-    name: str, version: str, outputs: Mapping[str, Array], request: InferRequest
-) -> tuple[bytes, int | None]:
-    """Return the body and, where raw tensors follow, the length of its JSON part."""
-    described, tail = [], []
-    for key, array in outputs.items():
-        item: dict[str, Any] = {"name": key, "datatype": datatype_of(array), "shape": list(array.shape)}
-        if request.is_binary(key):
-            tail.append(to_bytes(array))
-            item["parameters"] = {"binary_data_size": len(tail[-1])}
-        else:
-            item["data"] = plain(array.ravel())
-        described.append(item)
-    content: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": described}
-    if request.id is not None:
-        content["id"] = request.id
-    head = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (head + b"".join(tail), len(head)) if tail else (head, None)
+class Writer:
+    """Writes infer responses of one model. What is the same in all of them is written once."""
+
+    def __init__(self, name: str, version: str, outputs: Sequence[Tensor]) -> None:
+        self._start = b'{"model_name":%b,"model_version":%b' % (orjson.dumps(name), orjson.dumps(version))
+        self._outputs = {
+            item.name: b'{"name":%b,"datatype":"%b","shape":' % (orjson.dumps(item.name), str(item.datatype).encode())
+            for item in outputs
+        }
+
+    def write(self, outputs: Mapping[str, Array], request: InferRequest) -> tuple[bytes, int | None]:
+        """Return the body and, where raw tensors follow, the length of its JSON part."""
+        described: list[bytes] = []
+        tail: list[bytes] = []
+        for name, array in outputs.items():
+            start = self._outputs[name] + _shape(array.shape)
+            if request.is_binary(name):
+                raw = to_bytes(array)
+                tail.append(raw)
+                described.append(b'%b,"parameters":{"binary_data_size":%d}}' % (start, len(raw)))
+            else:
+                data = orjson.dumps(plain(array.ravel()), option=orjson.OPT_SERIALIZE_NUMPY)
+                described.append(b'%b,"data":%b}' % (start, data))
+        answered = b"" if request.id is None else b',"id":%b' % orjson.dumps(request.id)
+        head = b'%b%b,"outputs":[%b]}' % (self._start, answered, b",".join(described))
+        return (head + b"".join(tail), len(head)) if tail else (head, None)
+
+
+@lru_cache(1024)
+def _shape(axes: tuple[int, ...]) -> bytes:
+    return orjson.dumps(axes)
 
 
 def plain(array: Array) -> Any:
@@ -70,9 +87,11 @@ def _whole(body: bytes, inputs: Inputs) -> dict[str, Array]:
     return {only.name: only.from_bytes(only.datatype, shape, body)}
 
 
-def _read_tensors(tensors: list[dict[str, Any]], raw: memoryview, inputs: Inputs) -> dict[str, Array]:
+def _read_tensors(tensors: list[Any], raw: bytes | memoryview, inputs: Inputs) -> dict[str, Array]:
     feeds: dict[str, Array] = {}
     for item in tensors:
+        if not isinstance(item, dict):
+            raise BadRequest(_NO_INPUTS)
         found = inputs.by_name.get(str(item.get("name")))
         if found is None or found.name in feeds:
             break
@@ -92,7 +111,7 @@ def _read_tensors(tensors: list[dict[str, Any]], raw: memoryview, inputs: Inputs
     return feeds
 
 
-def _part(name: str, raw: memoryview, size: Any) -> memoryview:
+def _part(name: str, raw: bytes | memoryview, size: Any) -> bytes | memoryview:
     if not isinstance(size, int) or not 0 <= size <= len(raw):
         raise BadRequest(f"input {name}: binary_data_size is {size}, but {len(raw)} bytes are left")
     return raw[:size]

@@ -28,9 +28,14 @@ class Answer(NamedTuple):
     headers: Headers = _JSON
 
 
-def outputs_answer(plane: DataPlane, outputs: Outputs, request: InferRequest) -> Answer:
+def writer_of(plane: DataPlane) -> rest.Writer:
+    """Return what writes the answers to inference calls of the protocol."""
+    return rest.Writer(plane.name, plane.version, plane.package.outputs)
+
+
+def outputs_answer(writer: rest.Writer, outputs: Outputs, request: InferRequest) -> Answer:
     """Return the answer to an inference call of the protocol."""
-    body, length = rest.write_response(plane.name, plane.version, outputs, request)
+    body, length = writer.write(outputs, request)
     return Answer(200, body) if length is None else Answer(200, body, (_BINARY, (HEADER_LENGTH, str(length))))
 
 

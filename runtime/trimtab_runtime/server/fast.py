@@ -1,13 +1,17 @@
 """The fast path: inference calls are answered from the HTTP parser's own callbacks, without task, scope or framework.
 
+Callers ask in the same words again and again. So the head of a call that the parser has read is remembered, and where
+the same bytes come again as the beginning of a message, with as much of a body as they announce and nothing after it,
+the parser is not asked what they mean: from the same state it would say the same.
+
 Everything else, and every call that is unusual (pipelined, 100-continue, a query), goes to the ASGI application, which
 gives the same answers; the tests of REST run over both. Made for the internals of the uvicorn that is pinned.
 """
 
 from asyncio import Event
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -27,15 +31,19 @@ from trimtab_runtime.server.answers import (
     error_answer,
     outputs_answer,
     read_header_length,
+    writer_of,
 )
 from trimtab_runtime.server.connections import TimedProtocol
 from trimtab_runtime.server.metrics import ServerMetrics
 
 _HEADER_LENGTH: Final = HEADER_LENGTH.encode()
 _CLOSE: Final = b"connection: close\r\n"
+_END: Final = b"\r\n\r\n"
+_LONGEST_HEAD: Final = 4096  # bytes of one that is remembered
+_HEADS: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Inference:
     """Where inference calls go, and the age at which their connections end."""
 
@@ -43,12 +51,27 @@ class Inference:
     metrics: ServerMetrics
     max_age_seconds: float
 
-    @property
+    heads: "dict[bytes, Head]" = field(default_factory=dict)
+
+    @cached_property
+    def writer(self) -> rest.Writer:
+        """Return what writes the answers."""
+        return writer_of(self.plane)
+
+    @cached_property
     def paths(self) -> frozenset[bytes]:
         """Return the paths of inference calls, as they come without a query."""
         model = f"/v2/models/{quote(self.plane.name)}"
         version = f"{model}/versions/{quote(self.plane.version)}"
         return frozenset(f"{path}/infer".encode() for path in (model, version))
+
+
+class Head(NamedTuple):
+    """What the parser said of the head of a call."""
+
+    announced: int  # bytes of the body
+    keep_alive: bool
+    header_length: str | None
 
 
 class Call:
@@ -57,7 +80,6 @@ class Call:
     __slots__ = (
         "began",
         "disconnected",
-        "header_length",
         "keep_alive",
         "message_event",
         "parts",
@@ -66,10 +88,9 @@ class Call:
         "waiting",
     )
 
-    def __init__(self, began: float, keep_alive: bool, header_length: str | None, event: Event) -> None:
+    def __init__(self, began: float, keep_alive: bool, event: Event) -> None:
         self.began = began
         self.keep_alive = keep_alive
-        self.header_length = header_length
         self.message_event = event
         self.response_complete = self.disconnected = False
         self.parts: list[bytes] = []
@@ -84,12 +105,32 @@ class FastProtocol(TimedProtocol):
         super().__init__(*arguments, **named)
         self._inference = inference
         self._paths = inference.paths
+        self._writer = inference.writer
         self._event = Event()  # what uvicorn sets, and nobody waits for
         self._call: Call | None = None  # whose body is being read
         self._pending: Call | None = None  # that has no answer yet
+        self._read = 0  # messages begun since the last look
+        self._keep_alive = True
+
+    def data_received(self, data: bytes) -> None:
+        end = data.find(_END, 0, _LONGEST_HEAD) + len(_END)
+        if end < len(_END) or not self._is_between_messages():
+            super().data_received(data)
+            return
+        head = self._inference.heads.get(data[:end])
+        if head is not None and len(data) == end + head.announced:
+            self._idle_since = None
+            self._infer_whole(head, data[end:])
+            return
+        self._read = 0
+        super().data_received(data)
+        is_whole = self._read == 1 and self._reading_since is None and len(data) == end + self._announced
+        if is_whole and self._call is not None:
+            self._remember(data[:end], Head(self._announced, self._keep_alive, self._header_length))
 
     def on_message_begin(self) -> None:
         self._begin_reading()
+        self._read += 1
         self._call = None
         self._announced = 0
         self._header_length: str | None = None
@@ -112,10 +153,8 @@ class FastProtocol(TimedProtocol):
         if not self._is_fast():
             self._hand_over()
             return
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        call = Call(self._inference.metrics.begin(), keep_alive, self._header_length, self._event)
-        self._call = self._pending = call
-        self.cycle = call  # type: ignore[assignment]
+        self._keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        call = self._call = self._new_call(self._keep_alive)
         if self._announced > MAX_BODY:
             self._guarded(call, check_announced, self._announced)
 
@@ -134,7 +173,9 @@ class FastProtocol(TimedProtocol):
         if call is None:
             super().on_message_complete()
         elif not call.response_complete:
-            self._guarded(call, self._infer, call)
+            body = call.parts[0] if len(call.parts) == 1 else b"".join(call.parts)
+            call.parts = []
+            self._guarded(call, self._infer, call, body, self._header_length)
 
     def connection_lost(self, exc: Exception | None) -> None:
         call, self._pending = self._pending, None
@@ -144,6 +185,26 @@ class FastProtocol(TimedProtocol):
                 call.waiting.left = True
             self._inference.metrics.end("rest", str(CLIENT_LEFT), call.began)
         super().connection_lost(exc)
+
+    def _is_between_messages(self) -> bool:
+        """Tell whether the parser has nothing in hand, and nothing waits for an answer."""
+        return self._reading_since is None and (self.cycle is None or self.cycle.response_complete)
+
+    def _remember(self, data: bytes, head: Head) -> None:
+        heads = self._inference.heads
+        if len(heads) >= _HEADS:
+            heads.clear()
+        heads[data] = head
+
+    def _infer_whole(self, head: Head, body: bytes) -> None:
+        call = self._new_call(head.keep_alive)
+        self._guarded(call, self._infer, call, body, head.header_length)
+
+    def _new_call(self, keep_alive: bool) -> Call:
+        call = Call(self._inference.metrics.begin(), keep_alive, self._event)
+        self._pending = call
+        self.cycle = call  # type: ignore[assignment]
+        return call
 
     def _is_fast(self) -> bool:
         """Tell whether this is a call as almost all are: nothing before it waits, and nothing is asked of us first."""
@@ -170,11 +231,9 @@ class FastProtocol(TimedProtocol):
         except Exception as error:
             self._answer(call, error_answer(error))
 
-    def _infer(self, call: Call) -> None:
-        body = call.parts[0] if len(call.parts) == 1 else b"".join(call.parts)
-        call.parts = []
+    def _infer(self, call: Call, body: bytes, header_length: str | None) -> None:
         plane = self._inference.plane
-        request = rest.read_request(body, read_header_length(call.header_length, body), plane.inputs)
+        request = rest.read_request(body, read_header_length(header_length, body), plane.inputs)
 
         def done(result: Outputs | Exception) -> None:
             if isinstance(result, Exception):
@@ -185,7 +244,7 @@ class FastProtocol(TimedProtocol):
         call.waiting = plane.submit(request, done)
 
     def _give(self, call: Call, outputs: Outputs, request: InferRequest) -> None:
-        self._answer(call, outputs_answer(self._inference.plane, outputs, request))
+        self._answer(call, outputs_answer(self._writer, outputs, request))
 
     def _answer(self, call: Call, answer: Answer) -> None:
         if call.response_complete:

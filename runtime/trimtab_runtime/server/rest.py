@@ -19,6 +19,7 @@ from trimtab_runtime.server.answers import (
     outputs_answer,
     read_header_length,
     text_answer,
+    writer_of,
 )
 from trimtab_runtime.server.handling import counted, json_response, read_body, response
 from trimtab_runtime.server.metrics import ServerMetrics
@@ -51,6 +52,7 @@ class _Views:
     def __init__(self, plane: DataPlane, metrics: ServerMetrics) -> None:
         self._plane = plane
         self._metrics = metrics
+        self._writer = writer_of(plane)
 
     async def live(self, _: Request) -> Response:
         return json_response({"live": True})
@@ -78,7 +80,7 @@ class _Views:
         asked = rest.read_request(
             body, read_header_length(request.headers.get(HEADER_LENGTH), body), self._plane.inputs
         )
-        return response(outputs_answer(self._plane, await self._plane.infer(asked), asked))
+        return response(outputs_answer(self._writer, await self._plane.infer(asked), asked))
 
     async def predict(self, request: Request) -> Response:
         rows = plain.read_rows(await read_body(request), self._plane.inputs)

@@ -38,6 +38,11 @@ def declared(array: Array) -> Tensor:
     return Tensor(name="x", datatype=datatype_of(array), shape=(-1, *array.shape[1:]))
 
 
+def written(outputs: dict[str, Array], request: InferRequest) -> tuple[bytes, int | None]:
+    tensors = [Tensor(name=name, datatype=datatype_of(a), shape=(-1, *a.shape[1:])) for name, a in outputs.items()]
+    return rest.Writer("m", "1", tensors).write(outputs, request)
+
+
 def same(left: Array, right: Array) -> bool:
     return left.dtype == right.dtype and left.shape == right.shape and to_bytes(left) == to_bytes(right)
 
@@ -66,7 +71,7 @@ def test_what_is_sent_as_raw_bytes_arrives_wherever_it_starts(array: Array, requ
 
 @given(arrays([*NUMBERS, "BYTES"]))
 def test_answers_in_json_carry_every_number(array: Array) -> None:
-    content, length = rest.write_response("m", "1", {"y": array}, InferRequest({}))
+    content, length = written({"y": array}, InferRequest({}))
     item = orjson.loads(content)["outputs"][0]
     assert length is None
     assert (item["shape"], item["datatype"]) == (list(array.shape), datatype_of(array))
@@ -75,9 +80,7 @@ def test_answers_in_json_carry_every_number(array: Array) -> None:
 
 @given(st.lists(arrays([*NUMBERS, "BYTES"], finite=False), min_size=1, max_size=3))
 def test_raw_answers_lie_one_after_the_other(many: list[Array]) -> None:
-    content, length = rest.write_response(
-        "m", "1", {str(i): a for i, a in enumerate(many)}, InferRequest({}, binary=True)
-    )
+    content, length = written({str(i): a for i, a in enumerate(many)}, InferRequest({}, binary=True))
     assert length is not None
     sizes = [item["parameters"]["binary_data_size"] for item in orjson.loads(content[:length])["outputs"]]
     assert sizes == [len(to_bytes(array)) for array in many]

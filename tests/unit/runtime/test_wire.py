@@ -92,6 +92,24 @@ def test_a_body_in_chunks_is_put_together(talk: Talk) -> None:
     assert ids(talk(head, *chunks, answers=1)) == [(200, "3")]
 
 
+def test_a_body_in_chunks_is_never_taken_for_one_that_is_whole(talk: Talk) -> None:
+    head = f"POST {INFER} HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    pieces = []
+    for number in range(4):
+        body = body_of(number)
+        pieces += [head, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)]
+
+    assert ids(talk(*pieces, answers=4)) == [(200, str(number)) for number in range(4)]
+
+
+def test_a_head_that_came_before_may_come_with_less_or_more_of_its_body(talk: Talk) -> None:
+    whole = [post(number) for number in (1, 2, 3, 4, 5)]
+    cut = len(whole[0]) - 20
+    pieces = [whole[0], whole[1][:cut], whole[1][cut:], whole[2] + whole[3], whole[4]]
+
+    assert ids(talk(*pieces, answers=5)) == [(200, str(number)) for number in (1, 2, 3, 4, 5)]
+
+
 def test_who_asks_before_sending_a_body_is_told_to_go_on(talk: Talk) -> None:
     asked = post(4, INFER, "Expect: 100-continue")
 
