@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +63,9 @@ OURS: Final = Kind(
     },
     takes_binary=True,
     grpc_port=1,
+)
+OURS_BY_GRPCIO: Final = replace(
+    OURS, shown="Trimtab, grpcio", variables={**OURS.variables, "TRIMTAB_GRPC_ENGINE": "grpcio"}
 )
 PEERS: Final = (
     Kind("MLServer", "mlserver", ("{bin}/mlserver", "start", str(FOLDER)), _MLSERVER, grpc_port=1),

@@ -1,49 +1,50 @@
-"""Requests a second over REST: ours beside other Python servers, and beside a bare onnxruntime.
+"""Requests a second: ours beside other Python servers, and beside a bare onnxruntime.
 
-For each model all servers are up, and bursts of wrk go to one after the other, in rounds. The load generator shares the
-two cores with the server, so that figures per second of the server's processor time say more than those per second.
+For each model all servers are up, and bursts of load go to one after the other, in rounds. The load generator shares
+the two cores with the server, so that ratios per core say more than those of requests a second.
 `SERVING=small` is a run of minutes, which leaves the page as it is.
 """
 
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import grpc
 import numpy as np
 import onnxruntime as ort
 import serving_models
+from bursts import Body, Burst, burst
 from figures import Table, ratios, spread
-from peer_servers import FOLDER, OURS, PEERS, Kind, Server
+from peer_servers import OURS, OURS_BY_GRPCIO, PEERS, Kind, Server
 
 from trimtab_cluster import packages
+from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 
-_HEADER_LENGTH = "Inference-Header-Content-Length"
 _HOW = (
-    "Bursts of {seconds} s of wrk, one thread, to each server in turns, {rounds} times, all servers up. Median "
-    "(smallest to largest). Ratios are ours by the server's, of each round: what is above 1 speaks for ours. µs are of "
-    "the server's processor time for a request. Every session has one thread; each server has the settings that were "
-    "best for it, and its log of requests off. `onnxruntime` is a loop in one thread without a server: rows one by "
-    "one, and in the batch that gives most. {versions}"
+    "Bursts of {seconds} s of wrk (gRPC: h2load), one thread, to each server in turns, {rounds} times, all servers up. "
+    "Median (smallest to largest). Ratios are ours by the server's, of each round: what is above 1 speaks for ours; "
+    "per core they are of the server's processor time for a request (µs). Every session has one thread; each server "
+    "has the settings that were best for it, and its log of requests off. `onnxruntime` is a loop in one thread "
+    "without a server: rows one by one, and in the batch that gives most. {versions}"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A model and the number of connections that ask it."""
+    """A model and the number of requests that ask it at once: one on each connection, but 16 of gRPC."""
 
     shown: str
     model: str
-    connections: int
+    at_once: int
+    is_grpc: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,106 +62,111 @@ _WORKS = (
     Work("small MLP", "small", 1),
     Work("wide MLP", "wide", 64),
     Work("convolution", "convolution", 16),
+    Work("small MLP, gRPC", "small", 64, is_grpc=True),
+    Work("small MLP, gRPC", "small", 1, is_grpc=True),
 )
-SIZES = {"full": Size(3, 5, _WORKS), "small": Size(2, 4, _WORKS[:1], peers=1), "ours": Size(2, 3, _WORKS, peers=0)}
-
-
-@dataclass(frozen=True, slots=True)
-class Burst:
-    """What a server did: answers a second, milliseconds at the middle and 99th percentile, µs of its processors."""
-
-    rate: float
-    middle: float
-    late: float
-    cost: float
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What is asked: a file, and the length of its JSON part where raw tensors follow."""
-
-    file: Path
-    header_length: int | None = None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Return the headers that go with it."""
-        return {} if self.header_length is None else {_HEADER_LENGTH: str(self.header_length)}
+SIZES = {
+    "full": Size(3, 5, _WORKS),
+    "small": Size(2, 4, (_WORKS[0], _WORKS[4]), peers=1),
+    "ours": Size(2, 3, _WORKS, peers=0),
+}
 
 
 def measure() -> Table:
     """Measure every work."""
     chosen = os.environ.get("SERVING", "full")
     size = SIZES[chosen]
-    packages.install_missing({"wrk": "wrk"})
+    packages.install_missing({"wrk": "wrk", "nghttp2-client": "h2load"})
     rows: list[tuple[str, ...]] = []
     for work in size.works:
         rows += _rows(work, size)
     versions = f"onnxruntime {ort.__version__}, Python {sys.version.split()[0]}."
     how = _HOW.format(seconds=size.seconds, rounds=size.rounds, versions=versions)
-    head = (
-        "work",
-        "server",
-        "requests/s",
-        "ours by it",
-        "µs/request",
-        "ours by it, per core",
-        "p50 ms",
-        "p99 ms",
-        "MiB",
-    )
-    return Table(how, head, tuple(rows), kept=chosen == "full")
+    return Table(how, _HEAD, tuple(rows), kept=chosen == "full")
+
+
+_HEAD = ("work", "server", "requests/s", "ours by it", "ours in binary by it", "µs/request", "p50 ms", "p99 ms", "MiB")
 
 
 def _rows(work: Work, size: Size) -> Iterator[tuple[str, ...]]:
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = serving_models.write(work.model, place / "model")
-        bodies = _bodies(work.model, place)
-        asked = list(_started(stack, work, size, folder, place, bodies))
+        asked = list(_started(stack, work, size, folder, place))
         found: dict[str, list[Burst]] = {name: [] for name, *_ in asked}
         raw: list[dict[str, float]] = []
         for _, server, body in asked:
-            _burst(server, body, work.connections, 1)
+            burst(server, body, work.at_once, 1)
         for _ in range(size.rounds):
             raw.append(_bare(folder, work.model))
             for name, server, body in asked:
-                found[name].append(_burst(server, body, work.connections, size.seconds))
+                found[name].append(burst(server, body, work.at_once, size.seconds))
         memory = {name: server.memory() for name, server, _ in asked}
-    label = f"{work.shown}, {work.connections} connection{'s' if work.connections > 1 else ''}"
+    label = f"{work.shown}, {work.at_once} at once"
+    ours, binary = found[OURS.shown], found.get(f"{OURS.shown}, binary")
     for name, bursts in found.items():
-        ours = found[f"{OURS.shown}, binary" if name.endswith("binary") else OURS.shown]
         yield (
             label,
             name,
-            spread([burst.rate for burst in bursts], digits=0),
-            "" if bursts is ours else spread(ratios([b.rate for b in ours], [b.rate for b in bursts]), digits=1),
-            spread([burst.cost for burst in bursts], digits=0),
-            "" if bursts is ours else spread(ratios([b.cost for b in bursts], [b.cost for b in ours]), digits=1),
-            f"{median(burst.middle for burst in bursts):.2f}",
-            f"{median(burst.late for burst in bursts):.2f}",
+            spread([item.rate for item in bursts], digits=0),
+            _ratio(ours, bursts),
+            _ratio(binary, bursts) if binary else "",
+            spread([item.cost for item in bursts], digits=0),
+            f"{median(item.middle for item in bursts):.2f}",
+            f"{median(item.late for item in bursts):.2f}",
             f"{memory[name]:.0f}",
         )
-    best = found[OURS.shown]
     for kind in raw[0]:
         rates = [item[kind] for item in raw]
-        shown = spread(ratios([burst.rate for burst in best], rates), digits=2)
-        yield (label, f"onnxruntime, {kind}", spread(rates, digits=0), shown, "", "", "", "", "")
+        by = [spread(ratios([item.rate for item in best], rates), digits=2) if best else "" for best in (ours, binary)]
+        yield (label, f"onnxruntime, {kind}", spread(rates, digits=0), *by, "", "", "", "")
 
 
-def _started(
-    stack: ExitStack, work: Work, size: Size, folder: Path, place: Path, bodies: Mapping[str, Body]
-) -> Iterator[tuple[str, Server, Body]]:
+def _ratio(ours: list[Burst], other: list[Burst]) -> str:
+    if ours is other:
+        return ""
+    rates = ratios([item.rate for item in ours], [item.rate for item in other])
+    costs = ratios([item.cost for item in other], [item.cost for item in ours])
+    return f"{spread(rates, digits=1)}; per core {median(costs):.1f}"
+
+
+def _started(stack: ExitStack, work: Work, size: Size, folder: Path, place: Path) -> Iterator[tuple[str, Server, Body]]:
     """Start the servers, see that each answers what onnxruntime does, and yield them with what they are asked."""
-    for number, kind in enumerate((OURS, *PEERS[: size.peers])):
+    bodies = _bodies(work.model, place)
+    kinds = [OURS, *PEERS[: size.peers]]
+    if work.is_grpc:
+        kinds = [kind for kind in (*kinds, OURS_BY_GRPCIO) if kind.grpc_port]
+    for number, kind in enumerate(kinds):
         server = Server(kind, folder, place / f"{number}.log")
         stack.callback(server.stop)
         body = bodies[kind.body]
         server.wait_for(body.file.read_bytes())
-        _check(kind, json.loads(server.ask(body.file.read_bytes())), folder, work.model)
+        if work.is_grpc:
+            _check(kind, _asked_by_grpc(server, work.model), folder, work.model)
+            yield kind.shown, server, bodies["grpc"]
+            continue
+        answer = json.loads(server.ask(body.file.read_bytes()))
+        _check(kind, answer if kind.body == "named" else answer["outputs"][0]["data"], folder, work.model)
         yield kind.shown, server, body
         if kind.takes_binary:
             yield f"{kind.shown}, binary", server, bodies["binary"]
+
+
+def _asked_by_grpc(server: Server, model: str) -> Any:
+    """Return what a server answers to the common library."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.port + (server.kind.grpc_port or 0)}") as channel:
+        make: Any = oip_pb2_grpc.GRPCInferenceServiceStub
+        answer = make(channel).ModelInfer(_grpc_request(model))
+    if answer.raw_output_contents:
+        return np.frombuffer(answer.raw_output_contents[0], np.float32)
+    return answer.outputs[0].contents.fp32_contents
+
+
+def _grpc_request(model: str) -> Any:
+    row = serving_models.row(model)
+    request = oip_pb2.ModelInferRequest(model_name="model", raw_input_contents=[row.tobytes()])
+    request.inputs.add(name="x", datatype="FP32", shape=row.shape)
+    return request
 
 
 def _bodies(model: str, place: Path) -> dict[str, Body]:
@@ -174,14 +180,15 @@ def _bodies(model: str, place: Path) -> dict[str, Body]:
         "named": json.dumps({"x": row.tolist()}).encode(),
         "binary": head + row.tobytes(),
     }
+    message = _grpc_request(model).SerializeToString()
+    contents["grpc"] = b"\0" + len(message).to_bytes(4, "big") + message
     for name, content in contents.items():
         (place / name).write_bytes(content)
     lengths = {"binary": len(head)}
-    return {name: Body(place / name, lengths.get(name)) for name in contents}
+    return {name: Body(place / name, lengths.get(name), is_grpc=name == "grpc") for name in contents}
 
 
-def _check(kind: Kind, answer: Any, folder: Path, model: str) -> None:
-    given = answer if kind.body == "named" else answer["outputs"][0]["data"]
+def _check(kind: Kind, given: Any, folder: Path, model: str) -> None:
     expected = _session(folder).run(["y"], {"x": serving_models.row(model)})[0]
     if not np.allclose(np.asarray(given, np.float32).ravel(), expected.ravel(), atol=1e-5):
         raise RuntimeError(f"{kind.shown} answers something else: {given}")
@@ -207,27 +214,3 @@ def _fastest(session: Any, rows: Any) -> float:
         session.run(["y"], {"x": rows})
         best = min(best, time.perf_counter() - started)
     return best
-
-
-def _burst(server: Server, body: Body, connections: int, seconds: int) -> Burst:
-    length = {} if body.header_length is None else {"HEADER_LENGTH": str(body.header_length)}
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "10s"]
-    command += ["-s", str(FOLDER / "post.lua"), f"http://127.0.0.1:{server.port}{server.kind.path}"]
-    before = server.seconds()
-    done = subprocess.run(
-        command, env={**os.environ, "BODY": str(body.file), **length}, capture_output=True, text=True, check=True
-    )
-    spent = server.seconds() - before
-    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        raise RuntimeError(f"{server.kind.shown} failed under load:\n{done.stdout}")
-    times = dict(re.findall(r"^\s+(50|99)%\s+(\S+)", done.stdout, re.M))
-    (count, rate) = (
-        float(re.search(pattern, done.stdout)[1])  # type: ignore[index]
-        for pattern in (r"(\d+) requests in", r"Requests/sec:\s+([\d.]+)")
-    )
-    return Burst(rate, _milliseconds(times["50"]), _milliseconds(times["99"]), spent / count * 1e6)
-
-
-def _milliseconds(text: str) -> float:
-    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()  # type: ignore[union-attr]
-    return float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}[unit]
