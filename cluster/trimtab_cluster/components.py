@@ -101,6 +101,12 @@ COMPONENTS = (
         version_of="helm.sh/helm/v4",
         linked=("helm.sh/helm/v4/internal/version.version=v{version}",),
     ),
+    # Asks an HTTP/2 server what the standard asks of one: for tests of the model server.
+    Component(
+        name="h2spec",
+        builds={"h2spec": "github.com/summerwind/h2spec/cmd/h2spec"},
+        programs={"h2spec": "h2spec"},
+    ),
 )
 
 FOR_APISERVER = ("kubernetes", "node")

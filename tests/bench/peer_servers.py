@@ -8,9 +8,11 @@ import sys
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
+from urllib.error import HTTPError
 
 from environments import surroundings
 
@@ -126,7 +128,7 @@ class Server:
             try:
                 return self.ask(body)
             except OSError as error:
-                problem = str(error)
+                problem = f"{error} {error.read().decode() if isinstance(error, HTTPError) else ''}"
                 time.sleep(0.2)
         self.stop()
         raise RuntimeError(f"{self.kind.shown} does not serve: {problem}\n{self._log.read_text()[-3000:]}")
@@ -149,13 +151,15 @@ class Server:
 
     def stop(self) -> None:
         """End all its processes: first as Kubernetes does, then for good."""
-        os.killpg(self._process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
         while self._processes() and time.monotonic() < deadline:
             self._process.poll()
             time.sleep(0.1)
         for fields in self._processes():
-            os.kill(int(fields[-1]), signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(int(fields[-1]), signal.SIGKILL)
         self._process.wait()
 
     def _processes(self) -> list[list[str]]:

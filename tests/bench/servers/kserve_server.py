@@ -7,9 +7,6 @@ import sys
 import onnxruntime as ort
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 
-PORT, GRPC_PORT = sys.argv[1:3]
-sys.argv[1:] = ["--http_port", PORT, "--grpc_port", GRPC_PORT]
-
 
 class Onnx(Model):
     """A session of one thread."""
@@ -33,7 +30,7 @@ class Onnx(Model):
 
 
 if __name__ == "__main__":
-    server = ModelServer(enable_latency_logging=False)
+    server = ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), enable_latency_logging=False)
     for name in ("kserve", "kserve.trace", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
     server.start([Onnx()])
