@@ -62,13 +62,13 @@ OURS: Final = Kind(
         "TRIMTAB_MODEL_DIR": "{folder}",
         "TRIMTAB_THREADS": "1",
         "TRIMTAB_MAX_BATCH_SIZE": "64",
+        "TRIMTAB_MAX_CONNECTION_AGE_SECONDS": "3600",  # h2load does not come again
     },
     takes_binary=True,
     grpc_port=1,
 )
-OURS_BY_GRPCIO: Final = replace(
-    OURS, shown="Trimtab, grpcio", variables={**OURS.variables, "TRIMTAB_GRPC_ENGINE": "grpcio"}
-)
+_BY_GRPCIO: Final = {"TRIMTAB_GRPC_ENGINE": "grpcio", "TRIMTAB_DRAIN_SECONDS": "3600"}  # which bounds their age too
+OURS_BY_GRPCIO: Final = replace(OURS, shown="Trimtab, grpcio", variables={**OURS.variables, **_BY_GRPCIO})
 PEERS: Final = (
     Kind("MLServer", "mlserver", ("{bin}/mlserver", "start", str(FOLDER)), _MLSERVER, grpc_port=1),
     Kind("MLServer, batches", "mlserver", ("{bin}/mlserver", "start", str(FOLDER)), _MLSERVER | _BATCHES),
