@@ -25,6 +25,9 @@ _HELP: Final = {
     "MAX_WAIT_SECONDS": "expected wait above which a request is refused (default 1)",
     "FAST_PATH": "1: inference calls go past the web framework; 0: through it (default 1)",
     "DRAIN_SECONDS": "how long to go on answering after SIGTERM (default 5)",
+    "TLS_CERTIFICATE": "file of the certificate, with which both ports speak TLS (default none)",
+    "TLS_KEY": "file of its key",
+    "TLS_CLIENT_CA": "file of the authorities that have to have signed callers' certificates (default: none are asked)",
     "READ_TIMEOUT_SECONDS": "in which a request has to have arrived (default 60)",
     "KEEP_ALIVE_SECONDS": "how long a connection may be idle (default 75: callers and proxies close theirs before)",
     "MAX_CONNECTION_AGE_SECONDS": "age at which a connection is asked to end (default 30)",
@@ -52,6 +55,9 @@ class RuntimeConfig:
     max_wait_seconds: float
     fast_path: bool
     drain_seconds: float
+    tls_certificate: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
     read_timeout_seconds: float
     keep_alive_seconds: float
     max_connection_age_seconds: float
@@ -77,6 +83,9 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         max_wait_seconds=_number(values, "MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
         fast_path=bool(_number(values, "FAST_PATH", 1, 0, 1)),
         drain_seconds=_number(values, "DRAIN_SECONDS", 5.0, 0.0, 3600.0),
+        tls_certificate=_path(values, "TLS_CERTIFICATE"),
+        tls_key=_path(values, "TLS_KEY"),
+        tls_client_ca=_path(values, "TLS_CLIENT_CA"),
         read_timeout_seconds=_number(values, "READ_TIMEOUT_SECONDS", 60.0, 0.1, 86_400.0),
         keep_alive_seconds=_number(values, "KEEP_ALIVE_SECONDS", 75.0, 0.1, 86_400.0),
         max_connection_age_seconds=_number(values, "MAX_CONNECTION_AGE_SECONDS", 30.0, 0.1, 86_400.0),
@@ -95,6 +104,11 @@ def _flags(arguments: Sequence[str]) -> Mapping[str, str]:
 
 def _text(values: Mapping[str, str], name: str, default: str) -> str:
     return values.get(_PREFIX + name) or default
+
+
+def _path(values: Mapping[str, str], name: str) -> Path | None:
+    text = _text(values, name, "")
+    return Path(text) if text else None
 
 
 def _number(values: Mapping[str, str], name: str, default: _Number, low: _Number, high: _Number) -> _Number:

@@ -17,6 +17,7 @@ STREAMS: Final = 256  # at once
 _STREAM_WINDOW: Final = 1 << 20  # bytes on the way to us
 _WINDOW: Final = 8 << 20
 _MAX_BLOCK: Final = 64 << 10  # bytes of a header block, encoded
+_MOST_WAITING: Final = 64 << 20  # bytes of answers that the peer does not take; it gets no further ones meanwhile
 _MOST_IDLE: Final = 2000  # frames that lead to nothing, beyond what answers make up for
 _RECENT: Final = 256  # streams that we reset, of which frames may still be on the way
 
@@ -69,6 +70,7 @@ class Connection:
         self._max_frame = frames.LEAST_FRAME
         self._receive_window = _WINDOW
         self._blocked: dict[int, Stream] = {}
+        self._waiting = 0  # bytes of answers that no window has let through
         self._goaway_id: int | None = None  # streams above are not taken any more
         self._ping = b"trimtab!"
         self.streams: dict[int, Stream] = {}
@@ -102,6 +104,7 @@ class Connection:
             self._out.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, head))
         if data:
             stream.waiting.append(data)
+            self._waiting += len(data)
         stream.trailers = trailers
         self._pump(stream)
 
@@ -241,8 +244,8 @@ class Connection:
             self._reader.skip(block)
             return
         request = self._reader.request(stream_id, block)
-        if len(self.streams) >= STREAMS:
-            raise StreamFault(stream_id, Code.REFUSED_STREAM, "too many streams")
+        if len(self.streams) >= STREAMS or self._waiting > _MOST_WAITING:
+            raise StreamFault(stream_id, Code.REFUSED_STREAM, "too many streams, or answers that are not taken")
         stream = self.streams[stream_id] = Stream(stream_id, request, self._first_send_window)
         self._handler.begun(stream)
         if ends:
@@ -364,6 +367,7 @@ class Connection:
                 return
             self._out.append(frames.frame(frames.DATA, 0, stream.id, data[:room]))
             self._send_window -= room
+            self._waiting -= room
             stream.send_window -= room
             if room == len(data):
                 waiting.popleft()
@@ -397,6 +401,8 @@ class Connection:
     def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
         self._blocked.pop(stream.id, None)
+        self._waiting -= sum(map(len, stream.waiting))
+        stream.waiting.clear()
 
     def _count_idle(self) -> None:
         self._idle_frames += 1

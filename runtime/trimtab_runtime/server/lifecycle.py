@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 import uvicorn
 
+from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.batcher import Batcher, Limits
@@ -26,6 +27,7 @@ from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.fast import FastProtocol, Inference
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.rest import make_app
+from trimtab_runtime.server.tls import Certificates
 
 _FINISH_SECONDS: Final = 15  # for what is in flight at the end of the drain
 
@@ -37,9 +39,11 @@ async def serve(config: RuntimeConfig) -> None:
     metrics = ServerMetrics(name, config.revision)
     batcher = _batcher(config, model, metrics)
     plane = DataPlane(name, config.revision, model, batcher)
-    grpc = _grpc_server(config, plane, metrics)
+    certificates = _certificates(config)
+    grpc = _grpc_server(config, plane, metrics, certificates)
     _collect_seldom()
-    await DrainingServer(_rest_config(config, plane, metrics), plane, grpc, config.drain_seconds).serve()
+    rest = _rest_config(config, plane, metrics, certificates)
+    await DrainingServer(rest, plane, grpc, config.drain_seconds, certificates).serve()
     say("stopped", model=name, revision=config.revision)
 
 
@@ -84,8 +88,16 @@ class GrpcServer(Protocol):
 class DrainingServer(uvicorn.Server):
     """uvicorn that answers SIGTERM with a drain, and ends the gRPC server along with itself."""
 
-    def __init__(self, config: uvicorn.Config, plane: DataPlane, grpc: GrpcServer | None, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        plane: DataPlane,
+        grpc: GrpcServer | None,
+        drain_seconds: float,
+        certificates: Certificates | None,
+    ) -> None:
         super().__init__(config)
+        self._certificates = certificates
         self._plane = plane
         self._grpc = grpc
         self._drain_seconds = drain_seconds
@@ -121,8 +133,10 @@ class DrainingServer(uvicorn.Server):
         say("serving", model=self._plane.name, revision=self._plane.version, rest=rest, grpc=grpc)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look through the connections every second; uvicorn calls this ten times as often."""
+        """Look through the connections and the certificate every second; uvicorn calls this ten times as often."""
         if counter % 10 == 0:
+            if self._certificates is not None:
+                self._certificates.renew()
             now = self._loop.time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, TimedProtocol):
@@ -137,24 +151,37 @@ class DrainingServer(uvicorn.Server):
         await asyncio.gather(*ends)
 
 
-def _grpc_server(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> GrpcServer | None:
+def _certificates(config: RuntimeConfig) -> Certificates | None:
+    if config.tls_certificate is None and config.tls_key is None and config.tls_client_ca is None:
+        return None
+    if config.tls_certificate is None or config.tls_key is None:
+        raise InvalidSpec("TRIMTAB_TLS_CERTIFICATE and TRIMTAB_TLS_KEY have to be set together")
+    return Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
+
+
+def _grpc_server(
+    config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics, certificates: Certificates | None
+) -> GrpcServer | None:
     if "grpc" not in config.protocols:
         return None
     place = (plane, metrics, config.host, config.grpc_port)
     if config.grpc_engine == "lean":
         from trimtab_runtime.server.grpc.lean import LeanGrpcServer  # late, as a server of REST alone can do without
 
-        return LeanGrpcServer(*place, config.max_connection_age_seconds)
+        return LeanGrpcServer(*place, config.max_connection_age_seconds, certificates)
     from trimtab_runtime.server.grpc.grpcio import GrpcioServer
 
     # Each connection has to have had its GOAWAY when the drain ends: to stop the server cancels calls that cross the
     # GOAWAY of the stop, while the one for old age lets them through. There is no third way to send one.
-    return GrpcioServer(*place, min(config.max_connection_age_seconds, config.drain_seconds / 2 or math.inf))
+    age = min(config.max_connection_age_seconds, config.drain_seconds / 2 or math.inf)
+    return GrpcioServer(*place, age, certificates)
 
 
-def _rest_config(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> uvicorn.Config:
+def _rest_config(
+    config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics, certificates: Certificates | None
+) -> uvicorn.Config:
     app = make_app(plane, metrics, inference="rest" in config.protocols)
-    return uvicorn.Config(
+    made = uvicorn.Config(
         BoundedConnections(app, plane, config.max_connection_age_seconds),
         host=config.host,
         port=config.rest_port,
@@ -169,6 +196,9 @@ def _rest_config(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics
         timeout_keep_alive=config.keep_alive_seconds,  # type: ignore[arg-type]  # it is only compared
         timeout_graceful_shutdown=_FINISH_SECONDS,
     )
+    made.load()
+    made.ssl = certificates.rest if certificates else None
+    return made
 
 
 def _protocol(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> Any:

@@ -155,6 +155,17 @@ def test_one_stream_too_many_is_refused_and_the_others_are_not() -> None:
     assert len(notes.connection.streams) == STREAMS
 
 
+def test_who_does_not_take_his_answers_gets_no_further_ones() -> None:
+    notes = Notes(bytes(20 << 20))
+    notes.connection.receive(frames.PREFACE + settings({Setting.INITIAL_WINDOW_SIZE: 0}))
+    notes.connection.receive(b"".join(request(1 + 2 * at) for at in range(6)))
+    assert [stream_id for kind, _, stream_id, _ in notes.sent() if kind == frames.RST_STREAM] == [9, 11]
+
+    notes.connection.receive(frame(frames.RST_STREAM, 0, 1, bytes(4)) + request(13))
+
+    assert ("completed", 13) in notes.told
+
+
 @pytest.mark.parametrize(
     "flood",
     [

@@ -13,6 +13,7 @@ from trimtab_runtime.protocol import grpc as codec
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.server.metrics import Outcome, ServerMetrics
+from trimtab_runtime.server.tls import Certificates
 
 SERVICE: Final = "inference.GRPCInferenceService"
 _MAX_MESSAGE: Final = 64 << 20
@@ -22,7 +23,15 @@ _AGE_GRACE_MS: Final = 10_000
 class GrpcioServer:
     """A server over a data plane. `drain` says NOT_SERVING; `stop` sends GOAWAY and waits for what is in flight."""
 
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics, host: str, port: int, max_age_seconds: float) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        metrics: ServerMetrics,
+        host: str,
+        port: int,
+        max_age_seconds: float,
+        certificates: Certificates | None = None,
+    ) -> None:
         options = [
             ("grpc.max_connection_age_ms", int(max_age_seconds * 1000)),  # grpc adds its own jitter of 10 %
             ("grpc.max_connection_age_grace_ms", _AGE_GRACE_MS),
@@ -36,7 +45,11 @@ class GrpcioServer:
         add_service(_Service(plane, metrics), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self.port = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if certificates is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, _credentials(certificates))
 
     async def start(self) -> None:
         await self._server.start()
@@ -48,6 +61,17 @@ class GrpcioServer:
 
     async def stop(self, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds)
+
+
+def _credentials(certificates: Certificates) -> Any:
+    """Return what the common library needs; it does not take a renewed certificate."""
+    pair = certificates.key.read_bytes(), certificates.certificate.read_bytes()
+    authorities = certificates.client_authorities
+    return grpc.ssl_server_credentials(
+        [pair],
+        root_certificates=authorities.read_bytes() if authorities else None,
+        require_client_auth=authorities is not None,
+    )
 
 
 class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):

@@ -12,6 +12,7 @@ from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.server.grpc.calls import Calls, Method
 from trimtab_runtime.server.grpc.services import Health, methods
 from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.tls import Certificates
 
 _JITTER: Final = 0.1  # of the age, so that connections made together need not all come back together
 _GRACE_SECONDS: Final = 10.0  # for what is in flight on a connection that has become old
@@ -21,7 +22,16 @@ _BACKLOG: Final = 1024
 class LeanGrpcServer:
     """A server over a data plane. `drain` says NOT_SERVING; `stop` lets calls end and connections go."""
 
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics, host: str, port: int, max_age_seconds: float) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        metrics: ServerMetrics,
+        host: str,
+        port: int,
+        max_age_seconds: float,
+        certificates: Certificates | None = None,
+    ) -> None:
+        self._tls = certificates.grpc if certificates else None
         self._health = Health()
         self._methods = methods(plane, metrics, self._health)
         self._address = host, port
@@ -33,7 +43,7 @@ class LeanGrpcServer:
     async def start(self) -> None:
         """Open the port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, *self._address, backlog=_BACKLOG)
+        self._server = await loop.create_server(self._connection, *self._address, ssl=self._tls, backlog=_BACKLOG)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def drain(self) -> None:
