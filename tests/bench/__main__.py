@@ -6,6 +6,8 @@ absolute times are of the machine at hand.
 
 import argparse
 import re
+import signal
+import sys
 from pathlib import Path
 
 import chains
@@ -51,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="*", help=f"of {', '.join(known)}")
     names = parser.parse_args().name or known
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not at once: what was started has to be ended
     for name in names:
         if name in HERE:
             write(name, HERE[name]())

@@ -120,6 +120,7 @@ class Server:
                 start_new_session=True,
             )
         self._log = log
+        self._known: set[str] = set()  # pids that were its at some time, whose parent may have ended
 
     def wait_for(self, body: bytes) -> bytes:
         """Ask until there is an answer, and return it. Raises RuntimeError with what the server said."""
@@ -163,16 +164,19 @@ class Server:
         self._process.wait()
 
     def _processes(self) -> list[list[str]]:
-        """Return the fields of each living process of the session from its state on, and its pid as the last."""
-        found = []
+        """Return the fields of each living process of the server from its state on, and its pid as the last.
+
+        They are those of its session, and all that descend from it: some begin sessions of their own.
+        """
+        found: dict[str, list[str]] = {}
         for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                fields = (entry / "stat").read_text().rpartition(") ")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == self._process.pid and fields[0] != "Z":
-                found.append([*fields, entry.name])
-        return found
+            with suppress(OSError):
+                found[entry.name] = [*(entry / "stat").read_text().rpartition(") ")[2].split(), entry.name]
+        ours = {pid for pid, fields in found.items() if int(fields[3]) == self._process.pid or pid in self._known}
+        while more := {pid for pid, fields in found.items() if fields[1] in ours} - ours:
+            ours |= more
+        self._known |= ours
+        return [found[pid] for pid in ours if found[pid][0] != "Z"]
 
 
 def _ticks(fields: list[str]) -> int:

@@ -127,8 +127,7 @@ class Connection:
         """The connection is gone: nothing can be answered any more."""
         self.is_over = True
         for stream in list(self.streams.values()):
-            self._forget(stream)
-            self._handler.aborted(stream)
+            self._abort(stream)
 
     def _receive(self, data: bytes) -> None:
         at, size = 0, len(data)
@@ -303,8 +302,7 @@ class Connection:
         _check(len(payload) == 4, Code.FRAME_SIZE_ERROR, "RST_STREAM has 4 bytes")
         self._count_idle()
         if found := self.streams.get(stream_id):
-            self._forget(found)
-            self._handler.aborted(found)
+            self._abort(found)
             self._end_if_done()
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -383,6 +381,7 @@ class Connection:
     def _finish(self, stream: Stream) -> None:
         """The answer is complete. What of the request is not there yet is not wanted any more."""
         self._forget(stream)
+        stream.context = None  # which knows the stream: only the garbage collector could free the two
         self._idle_frames = max(0, self._idle_frames - 2)
         if not stream.is_complete:
             self._reset_by_us.append(stream.id)
@@ -394,9 +393,13 @@ class Connection:
         self._reset_by_us.append(stream_id)
         self._out.append(frames.rst_stream(stream_id, code))
         if found := self.streams.get(stream_id):
-            self._forget(found)
-            self._handler.aborted(found)
+            self._abort(found)
             self._end_if_done()
+
+    def _abort(self, stream: Stream) -> None:
+        self._forget(stream)
+        self._handler.aborted(stream)
+        stream.context = None
 
     def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)

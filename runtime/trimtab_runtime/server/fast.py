@@ -182,7 +182,7 @@ class FastProtocol(TimedProtocol):
         if call is not None:
             call.response_complete = True
             if call.waiting is not None:
-                call.waiting.left = True
+                call.waiting.left, call.waiting = True, None
             self._inference.metrics.end("rest", str(CLIENT_LEFT), call.began)
         super().connection_lost(exc)
 
@@ -241,7 +241,9 @@ class FastProtocol(TimedProtocol):
             else:
                 self._guarded(call, self._give, call, result, request)
 
-        call.waiting = plane.submit(request, done)
+        waiting = plane.submit(request, done)
+        if not call.response_complete:
+            call.waiting = waiting
 
     def _give(self, call: Call, outputs: Outputs, request: InferRequest) -> None:
         self._answer(call, outputs_answer(self._writer, outputs, request))
@@ -250,6 +252,7 @@ class FastProtocol(TimedProtocol):
         if call.response_complete:
             return
         call.response_complete = True
+        call.waiting = None  # it knows the call: without this, only the garbage collector could free the two
         self._pending = None
         self._inference.metrics.end("rest", str(answer.status), call.began)
         if self.should_close(self._inference.plane.ready, self._inference.max_age_seconds):

@@ -81,7 +81,7 @@ class Infer:
     def cancelled(self, call: Call) -> None:
         inference: _Inference = call.context
         if inference.waiting is not None:
-            inference.waiting.left = True
+            inference.waiting.left, inference.waiting = True, None
         self._metrics.end("grpc", "DEADLINE_EXCEEDED" if call.is_late() else "CANCELLED", inference.began)
 
     def _give(self, call: Call, outputs: Outputs, asked: Any) -> None:
@@ -91,11 +91,14 @@ class Infer:
         except Exception as error:
             self._fail(call, error)
             return
-        self._metrics.end("grpc", "OK", call.context.began)
+        inference: _Inference = call.context
+        inference.waiting = None  # it knows the call: without this, only the garbage collector could free the two
+        self._metrics.end("grpc", "OK", inference.began)
         call.end(content)
 
     def _fail(self, call: Call, error: Exception) -> None:
         if not call.is_over:
+            call.context.waiting = None
             status = call.fail(error)
             self._metrics.end("grpc", status.name, call.context.began)
 
