@@ -55,40 +55,41 @@ class RequestReader:
         known = self._known.get(block)
         if known is not None:
             return known
-        before = self._table()
-        fields = self._decoded(block)
+        fields, has_changed = self._followed(block)
         request = _request(stream_id, fields)
-        if self._table() != before:
-            self._known.clear()
-        elif len(self._known) < _CACHED:
+        if not has_changed and len(self._known) < _CACHED:
             self._known[block] = request
         return request
 
     def trailers(self, stream_id: int, block: bytes) -> Fields:
         """Return the fields after a body. Raises ConnectionFault and StreamFault."""
-        before = self._table()
-        fields = self._decoded(block)
-        if self._table() != before:
-            self._known.clear()
+        fields, _ = self._followed(block)
         _check_fields(stream_id, fields)
         return fields
 
     def skip(self, block: bytes) -> None:
         """Decode a block for what it does to the table alone. Raises ConnectionFault."""
-        self._known.clear()
-        self._decoded(block)
+        self._followed(block)
 
-    def _table(self) -> tuple[int, int]:
-        """Return what changes with the table: each entry that is added comes first."""
+    def _followed(self, block: bytes) -> tuple[Fields, bool]:
+        """Decode a block, and forget what others mean if it changes the table: what is added to it comes first."""
         table: Any = self._decoder.header_table
-        first = id(table.dynamic_entries[0]) if table.dynamic_entries else 0
-        return first, table.maxsize
+        first, count, size = _first(table), len(table.dynamic_entries), table.maxsize
+        fields = self._decoded(block)
+        has_changed = _first(table) is not first or (len(table.dynamic_entries), table.maxsize) != (count, size)
+        if has_changed:
+            self._known.clear()
+        return fields, has_changed
 
     def _decoded(self, block: bytes) -> Fields:
         try:
             return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except (HPACKError, IndexError, ValueError) as error:
             raise ConnectionFault(Code.COMPRESSION_ERROR, f"a header block cannot be read: {error}") from error
+
+
+def _first(table: Any) -> Any:
+    return table.dynamic_entries[0] if table.dynamic_entries else None
 
 
 def literal(fields: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -233,6 +233,21 @@ def test_the_same_block_means_another_thing_once_the_table_has_changed(notes: No
     assert [stream.request.path for stream in notes.streams.values()] == [b"/a", b"/a", b"/b", b"/b", b"/b"]
 
 
+def test_a_block_is_not_known_any_more_once_what_it_names_has_left_the_table(notes: Notes) -> None:
+    enters = [b"\x40\x01" + name + b"\x01v" for name in (b"a", b"b")]
+    oldest = literal(REQUEST) + b"\xbf"  # the second newest entry
+    notes.connection.receive(frame(frames.HEADERS, LAST, 1, literal(REQUEST) + b"".join(enters)))
+    notes.connection.receive(frame(frames.HEADERS, LAST, 3, oldest) + frame(frames.HEADERS, LAST, 5, oldest))
+    assert ("completed", 5) in notes.told
+    shrunk_and_grown = b"\x3f\x09" + b"\x3f\xe1\x1f"  # to 40 bytes, which is one entry, and back to 4096
+
+    notes.connection.receive(frame(frames.HEADERS, LAST, 7, shrunk_and_grown + literal(REQUEST)))
+    notes.connection.receive(frame(frames.HEADERS, LAST, 9, oldest))
+
+    assert ("completed", 7) in notes.told
+    assert ended_with(notes) == Code.COMPRESSION_ERROR
+
+
 def test_what_crosses_a_goaway_is_answered_and_then_the_connection_is_over(notes: Notes) -> None:
     notes.connection.go_away()
     ping = next(payload for kind, *_, payload in notes.sent() if kind == frames.PING)
