@@ -48,8 +48,7 @@ class Batcher:
         self._run = run
         self._limits = limits
         self._forecast = Forecast(costs, limits.batch_rows)
-        self._few = min(_LEAST_BATCHES * limits.batch_rows, limits.queued_rows)
-        self._most_seconds = max(limits.wait_seconds, _LEAST_BATCHES * costs.of(limits.batch_rows))
+        self._few = _LEAST_BATCHES * limits.batch_rows
         self._observe_run = observe_run
         self._in_loop = in_loop
         self._one_shape = one_shape
@@ -109,23 +108,32 @@ class Batcher:
 
     def _admit(self, waiting: Waiting) -> None:
         """Refuse what would wait too long. What finds nothing before it is always taken."""
-        rows, size = self._rows + waiting.rows, self._bytes + waiting.size
-        if not self._rows or (rows <= self._few and size <= self._limits.queued_bytes and waiting.deadline is None):
+        if not self._rows:
             return
+        rows, size, limits = self._rows + waiting.rows, self._bytes + waiting.size, self._limits
         seconds = self._forecast.seconds(rows)
-        left = self._most_seconds if waiting.deadline is None else waiting.deadline - waiting.since
-        if seconds > min(left, self._most_seconds):
+        is_late = waiting.deadline is not None and seconds > waiting.deadline - waiting.since
+        if is_late or (rows > self._few and seconds > limits.wait_seconds):
             raise Busy(f"{self._rows} rows wait already, which take {seconds:.1f} s; try again later", seconds)
-        if rows > self._limits.queued_rows or size > self._limits.queued_bytes:
+        if rows > limits.queued_rows or size > limits.queued_bytes:
             raise Busy(f"{self._rows} rows ({self._bytes} bytes) wait already; try again later", seconds)
 
     def _stage(self, waiting: Waiting, loop: asyncio.AbstractEventLoop) -> None:
-        """Hold requests back until they fill a batch, or the first of them has waited for as long as it may."""
+        """Hold requests back until they fill a batch, or the first of them has waited for as long as it may.
+
+        Of the time that a caller waits, half at most goes for others.
+        """
         self._staged.append(waiting)
         if sum(item.rows for item in self._staged) >= self._limits.batch_rows:
             self._release(loop)
-        elif self._timer is None:
-            self._timer = loop.call_later(self._limits.delay_seconds, self._release, loop)
+            return
+        at = waiting.since + self._limits.delay_seconds
+        if waiting.deadline is not None:
+            at = min(at, (waiting.since + waiting.deadline) / 2)
+        if self._timer is None or at < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(at, self._release, loop)
 
     def _release(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:

@@ -33,19 +33,15 @@ class Costs:
 
 
 class Forecast:
-    """Predicts how long rows take that run in full batches; runs that were seen correct it for a slower machine."""
+    """Predicts how long rows take. Runs that were seen correct it: for a slower machine, and for smaller batches."""
 
     def __init__(self, costs: Costs, batch_rows: int) -> None:
-        self._costs = costs
-        self._batch_rows = batch_rows
-        self._full = costs.of(batch_rows)
-        self._pace = 1.0
+        self._row = costs.of(batch_rows) / batch_rows
 
     def learn(self, rows: int, seconds: float) -> None:
         """Take a run into account."""
-        self._pace += _LEARNING * (seconds / self._costs.of(rows) - self._pace)
+        self._row += _LEARNING * (seconds / rows - self._row)
 
     def seconds(self, rows: int) -> float:
         """Return the seconds until this many rows are computed."""
-        full, rest = divmod(rows, self._batch_rows)
-        return self._pace * (full * self._full + (self._costs.of(rest) if rest else 0.0))
+        return rows * self._row

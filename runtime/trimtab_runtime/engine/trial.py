@@ -15,6 +15,7 @@ import numpy as np
 from trimtab_runtime.engine.costs import Costs
 from trimtab_runtime.engine.queueing import Feeds
 from trimtab_runtime.engine.running import Run
+from trimtab_runtime.logs import say
 from trimtab_runtime.protocol.tensors import Array
 
 _IN_LOOP_SECONDS: Final = 0.0003  # a run that is longer keeps the event loop from its callers
@@ -45,10 +46,20 @@ def learn(run: Run, make_rows: MakeRows, most_rows: int, tolerance: float) -> Le
 
 
 def _costs(run: Run, make_rows: MakeRows, most_rows: int) -> Costs:
-    started, rows, seconds = perf_counter(), [], []
+    started = perf_counter()
+    rows: list[int] = []
+    seconds: list[float] = []
     for size in _sizes(most_rows):
+        try:
+            seconds.append(_fastest(run, make_rows(size)))
+        except (
+            Exception
+        ) as error:  # neither runtime has a common base; larger sizes are not for this model, or these rows
+            if not rows:
+                raise
+            say("no more rows tried", rows=size, cause=str(error))
+            break
         rows.append(size)
-        seconds.append(_fastest(run, make_rows(size)))
         if perf_counter() - started > _MOST_SECONDS:
             break
     return Costs(tuple(rows), tuple(seconds))
@@ -76,14 +87,31 @@ def _fastest(run: Run, feeds: Feeds) -> float:
 
 
 def _difference(run: Run, feeds: Feeds) -> float:
-    """Return by how much rows differ that are run together and alone, as a part of the largest output; inf at worst."""
-    feeds = {name: _scaled(array) for name, array in feeds.items()}
+    """Return by how much rows differ that are run together and alone, as a part of the largest output; inf at worst.
+
+    It is inf too where nothing can be said: rows that are all alike show nothing, nor do rows that cannot be run.
+    """
+    if all(_is_alike(array) for array in feeds.values()):
+        return float("inf")
+    for made in ({name: _scaled(array) for name, array in feeds.items()}, feeds):
+        try:
+            return _compared(run, made)
+        except Exception as error:  # scaled values may be beyond what the model takes
+            say("rows could not be compared", cause=str(error))
+    return float("inf")
+
+
+def _compared(run: Run, feeds: Feeds) -> float:
     together = run(feeds)
     worst = 0.0
     for at in range(_COMPARED_ROWS):
         alone = run({name: array[at : at + 1] for name, array in feeds.items()})
         worst = max([worst, *(_apart(together[name][at : at + 1], alone[name]) for name in alone)])
     return worst
+
+
+def _is_alike(array: Array) -> bool:
+    return all(np.array_equal(array[0], row) for row in array[1:])
 
 
 def _scaled(array: Array) -> Array:

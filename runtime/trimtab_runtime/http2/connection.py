@@ -12,12 +12,16 @@ from typing import Any, Final, Protocol
 from trimtab_runtime.http2 import frames
 from trimtab_runtime.http2.frames import Code, ConnectionFault, Setting, StreamFault
 from trimtab_runtime.http2.headers import MAX_LIST, Request, RequestReader
+from trimtab_runtime.logs import complain
 
 STREAMS: Final = 256  # at once
 _STREAM_WINDOW: Final = 1 << 20  # bytes on the way to us
 _WINDOW: Final = 8 << 20
 _MAX_BLOCK: Final = 64 << 10  # bytes of a header block, encoded
 _MOST_WAITING: Final = 64 << 20  # bytes of answers that the peer does not take; it gets no further ones meanwhile
+_MOST_TEXT: Final = 200  # characters of what is said of a fault
+_PIECE: Final = 100  # bytes that a piece of an answer counts for beside its own
+_MOST_SETTINGS: Final = 32  # in one frame
 _MOST_IDLE: Final = 2000  # frames that lead to nothing, beyond what answers make up for
 _RECENT: Final = 256  # streams that we reset, of which frames may still be on the way
 
@@ -32,7 +36,7 @@ class Stream:
     receive_window: int = _STREAM_WINDOW
     received: int = 0
     is_complete: bool = False  # nothing more comes
-    waiting: deque[bytes] = field(default_factory=deque)  # data that no window has let through
+    waiting: deque[memoryview] = field(default_factory=deque)  # data that no window has let through
     trailers: bytes | None = None  # that follow it
     context: Any = None
 
@@ -75,6 +79,7 @@ class Connection:
         self._ping = b"trimtab!"
         self.streams: dict[int, Stream] = {}
         self.is_over = False
+        self.is_broken = False  # by a fault: nothing of what was sent before need arrive
         ours = {
             Setting.MAX_CONCURRENT_STREAMS: STREAMS,
             Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
@@ -95,6 +100,9 @@ class Connection:
             self._receive(self._buffer + data if self._buffer else data)
         except ConnectionFault as fault:
             self._end(fault.code, str(fault))
+        except Exception as error:  # a fault of ours: the other calls of the connection cannot be told apart from it
+            complain("a connection failed", error)
+            self._end(Code.INTERNAL_ERROR, "internal error")
 
     def send(self, stream: Stream, head: bytes = b"", data: bytes = b"", trailers: bytes | None = None) -> None:
         """Answer a stream: its head first, then data, any number of times, then trailers (b"" where there are none)."""
@@ -103,8 +111,8 @@ class Connection:
         if head:
             self._out.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, head))
         if data:
-            stream.waiting.append(data)
-            self._waiting += len(data)
+            stream.waiting.append(memoryview(data))
+            self._waiting += len(data) + _PIECE
         stream.trailers = trailers
         self._pump(stream)
 
@@ -199,11 +207,16 @@ class Connection:
             raise StreamFault(stream_id, Code.FLOW_CONTROL_ERROR, "more data than the stream may have on the way")
         data = frames.unpadded(payload, flags)
         stream.received += len(data)
+        stream.is_complete = bool(flags & frames.END_STREAM)
         if data:
             self._handler.received(stream, data)
-        elif not flags & frames.END_STREAM:
+        elif not stream.is_complete:
             self._count_idle()
-        if flags & frames.END_STREAM:
+        if self.streams.get(stream_id) is not stream:
+            return  # it was answered by this
+        if self._waiting > _MOST_WAITING:
+            raise StreamFault(stream_id, Code.ENHANCE_YOUR_CALM, "answers are not taken")
+        if stream.is_complete:
             self._complete(stream)
         elif stream.receive_window < _STREAM_WINDOW // 2:
             self._out.append(frames.window_update(stream_id, _STREAM_WINDOW - stream.receive_window))
@@ -272,6 +285,8 @@ class Connection:
             self._send_window += increment
             _check(self._send_window <= frames.LARGEST_WINDOW, Code.FLOW_CONTROL_ERROR, "a window is too large")
             for stream in list(self._blocked.values()):
+                if self._send_window <= 0:
+                    break
                 self._pump(stream)
             return
         _check(stream_id <= self._last_id, Code.PROTOCOL_ERROR, "a window of an idle stream")
@@ -311,6 +326,7 @@ class Connection:
         _check(len(payload) % 6 == 0 and not (is_ack and payload), Code.FRAME_SIZE_ERROR, "SETTINGS of another length")
         if is_ack:
             return
+        _check(len(payload) <= 6 * _MOST_SETTINGS, Code.ENHANCE_YOUR_CALM, "too many settings at once")
         self._count_idle()
         self._out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))  # before what a wider window lets through
         for key, value in struct.iter_unpack(">HI", payload):
@@ -322,6 +338,8 @@ class Connection:
         elif key == Setting.INITIAL_WINDOW_SIZE:
             _check(value <= frames.LARGEST_WINDOW, Code.FLOW_CONTROL_ERROR, "a window is too large")
             change, self._first_send_window = value - self._first_send_window, value
+            widest = max((stream.send_window for stream in self.streams.values()), default=0)
+            _check(widest + change <= frames.LARGEST_WINDOW, Code.FLOW_CONTROL_ERROR, "a window is too large")
             for stream in list(self.streams.values()):
                 self._widen(stream, change)
         elif key == Setting.MAX_FRAME_SIZE:
@@ -348,6 +366,8 @@ class Connection:
         raise StreamFault(stream_id, Code.STREAM_CLOSED, f"{what} after the end")
 
     def _complete(self, stream: Stream) -> None:
+        if self.streams.get(stream.id) is not stream:
+            return
         stream.is_complete = True
         announced = stream.request.content_length
         if announced is not None and announced != stream.received:
@@ -361,7 +381,10 @@ class Connection:
             data = waiting[0]
             room = min(len(data), self._send_window, stream.send_window, self._max_frame)
             if room <= 0:
-                self._blocked[stream.id] = stream
+                if stream.send_window > 0:
+                    self._blocked[stream.id] = stream  # by the connection; another waits for its own window alone
+                else:
+                    self._blocked.pop(stream.id, None)
                 return
             self._out.append(frames.frame(frames.DATA, 0, stream.id, data[:room]))
             self._send_window -= room
@@ -369,6 +392,7 @@ class Connection:
             stream.send_window -= room
             if room == len(data):
                 waiting.popleft()
+                self._waiting -= _PIECE
             else:
                 waiting[0] = data[room:]
         self._blocked.pop(stream.id, None)
@@ -404,7 +428,7 @@ class Connection:
     def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
         self._blocked.pop(stream.id, None)
-        self._waiting -= sum(map(len, stream.waiting))
+        self._waiting -= sum(len(data) + _PIECE for data in stream.waiting)
         stream.waiting.clear()
 
     def _count_idle(self) -> None:
@@ -417,7 +441,9 @@ class Connection:
             self.is_over = True
 
     def _end(self, code: Code, text: str) -> None:
-        self._out.append(frames.goaway(self._last_id, code, text))
+        last = self._last_id if self._goaway_id is None else min(self._last_id, self._goaway_id)
+        self._out.append(frames.goaway(last, code, text[:_MOST_TEXT]))
+        self.is_broken = True
         self.lost()
 
 

@@ -14,6 +14,7 @@ from trimtab_runtime.http2.frames import Code, ConnectionFault, StreamFault
 
 MAX_LIST: Final = 64 << 10  # bytes of headers, decoded
 _CACHED: Final = 64
+_DIGITS: Final = 20  # of a length, at most
 _PSEUDO: Final = frozenset({b":method", b":scheme", b":path", b":authority"})
 _NEEDED: Final = frozenset({b":method", b":scheme", b":path"})
 _OF_CONNECTIONS: Final = frozenset(
@@ -132,7 +133,7 @@ def _check_fields(stream_id: int, fields: Fields) -> None:
             or name != name.lower()
             or name in _OF_CONNECTIONS
             or (name == b"te" and value != b"trailers")
-            or (name == b"content-length" and not value.isdigit())
+            or (name == b"content-length" and not (value.isdigit() and len(value) < _DIGITS))
         )
         if is_wrong:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, f"{name!r} is out of place")

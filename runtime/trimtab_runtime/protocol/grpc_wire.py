@@ -14,6 +14,7 @@ from trimtab_runtime.protocol.errors import BadRequest, TooLarge
 
 MAX_MESSAGE: Final = 64 << 20
 _PREFIX: Final = 5
+MOST_TEXT: Final = 500  # characters of a status
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
 _PRINTABLE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
@@ -46,7 +47,8 @@ def http_refusal(status: int) -> bytes:
 
 def status_trailers(status: Status, text: str) -> bytes:
     """Return the trailers of a call that failed."""
-    return literal([(b"grpc-status", str(int(status)).encode()), (b"grpc-message", quote(text, _PRINTABLE).encode())])
+    said = quote(text[:MOST_TEXT], _PRINTABLE).encode()  # three bytes for a byte at worst: less than any peer's limit
+    return literal([(b"grpc-status", str(int(status)).encode()), (b"grpc-message", said)])
 
 
 def trailers_only(status: Status, text: str) -> bytes:
@@ -67,6 +69,13 @@ def read_timeout(text: bytes | None) -> float | None:
 def framed(message: bytes) -> bytes:
     """Return a message with its prefix, not compressed."""
     return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+class Unsupported(BadRequest):
+    """A way to compress that is not known here; clients fall back on those that an answer names."""
+
+    reason = "Unsupported"
+    status, code = 400, Status.UNIMPLEMENTED.name
 
 
 class MessageReader:
@@ -114,7 +123,7 @@ class MessageReader:
             return message
         bits = _WINDOW_BITS.get(self._encoding or b"")
         if flag != 1 or bits is None:
-            raise BadRequest(f"a message is compressed by {self._encoding!r}; gzip and deflate are taken")
+            raise Unsupported(f"a message is compressed by {self._encoding!r}; gzip and deflate are taken")
         inflater = zlib.decompressobj(bits)
         try:
             plain = inflater.decompress(message, MAX_MESSAGE)

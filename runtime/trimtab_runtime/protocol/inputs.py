@@ -34,27 +34,27 @@ class Input:
 
     def from_numbers(self, datatype: Any, shape: Any, data: Any) -> Array:
         """Return the array of listed data, nested or flat row-major."""
-        size = self._checked(datatype, shape)
+        axes = self._checked(datatype, shape)
         array = from_list(self.declared, data)
-        if array.ndim == 1 and array.size == size:
-            return array.reshape(shape)
-        if array.shape != tuple(shape):
-            given = f"{array.size} elements" if array.ndim == 1 else f"data of shape {list(array.shape)}"
-            raise BadRequest(f"input {self.name}: {given} do not fill shape {list(shape)}")
-        return array
+        if array.shape == axes:
+            return array
+        if array.ndim == 1 and array.size == prod(axes):
+            return array.reshape(axes)
+        given = f"{array.size} elements" if array.ndim == 1 else f"data of shape {list(array.shape)}"
+        raise BadRequest(f"input {self.name}: {given} do not fill shape {list(axes)}")
 
     def from_bytes(self, datatype: Any, shape: Any, data: bytes | memoryview) -> Array:
         """Return the array of raw bytes, without a copy where they are aligned."""
-        size = self._checked(datatype, shape)
+        axes = self._checked(datatype, shape)
         if self._is_text:
-            return self._unpacked(shape, size, data)
+            return self._unpacked(axes, data)
         kind = self.kind
-        expected = size * kind.itemsize
+        expected = prod(axes) * kind.itemsize
         if len(data) != expected:
-            raise BadRequest(f"input {self.name}: {len(data)} bytes do not fill shape {list(shape)}; {expected} would")
+            raise BadRequest(f"input {self.name}: {len(data)} bytes do not fill shape {list(axes)}; {expected} would")
         if kind.kind == "b":
-            return np.frombuffer(data, np.uint8).astype(kind).reshape(shape)
-        array = np.frombuffer(data, kind).reshape(shape)
+            return np.frombuffer(data, np.uint8).astype(kind).reshape(axes)
+        array = np.frombuffer(data, kind).reshape(axes)
         return array if array.flags.aligned else array.copy()
 
     def from_batch(self, rows: Any) -> Array:
@@ -71,29 +71,28 @@ class Input:
         self._checked(self.datatype, list(array.shape))
         return array
 
-    def _checked(self, datatype: Any, shape: Any) -> int:
-        """Hold datatype and shape against the model's; return the number of elements."""
+    def _checked(self, datatype: Any, shape: Any) -> tuple[int, ...]:
+        """Hold datatype and shape against the model's, and return the shape."""
         if datatype != self.datatype:
             raise BadRequest(f"input {self.name}: datatype {datatype}, expected {self.datatype}")
         if not isinstance(shape, list):
             raise BadRequest(f'input {self.name} needs "shape": a list, such as {list(self.declared.shape)}')
         if shape and type(shape[0]) is int and shape[0] > 0:
-            tail = shape[1:]
-            if tail == self._tail and not self._is_free:
-                return int(shape[0]) * self._row
-            if self._is_free and _fits(tail, self._tail):
-                return prod(shape)
+            if shape[1:] == self._tail and not self._is_free:
+                return (shape[0], *self._tail)
+            if self._is_free and _fits(shape[1:], self._tail):
+                return tuple(shape)
         expected = f"{list(self.declared.shape)} with a batch of at least 1"
         raise BadRequest(f"input {self.name}: shape {shape}, expected {expected}")
 
-    def _unpacked(self, shape: Sequence[int], size: int, data: bytes | memoryview) -> Array:
+    def _unpacked(self, axes: tuple[int, ...], data: bytes | memoryview) -> Array:
         try:
             elements = strings.unpack(data)
         except ValueError as error:
             raise BadRequest(f"input {self.name}: the bytes are not BYTES elements: {error}") from error
-        if elements.size != size:
-            raise BadRequest(f"input {self.name}: {elements.size} elements do not fill shape {list(shape)}")
-        return elements.reshape(shape)
+        if elements.size != prod(axes):
+            raise BadRequest(f"input {self.name}: {elements.size} elements do not fill shape {list(axes)}")
+        return elements.reshape(axes)
 
 
 class Inputs:
@@ -115,8 +114,8 @@ class Inputs:
 
 
 def _fits(tail: Sequence[Any], declared: Sequence[int]) -> bool:
-    """Compare the axes after the batch; -1 of the model stands for any length."""
+    """Compare the axes after the batch; -1 is any length but 0, as rows of nothing would cost their sender nothing."""
     if len(tail) != len(declared):
         return False
     axes = zip(tail, declared, strict=True)
-    return all(type(axis) is int and axis >= 0 and wanted in (-1, axis) for axis, wanted in axes)
+    return all(type(axis) is int and axis > 0 and wanted in (-1, axis) for axis, wanted in axes)

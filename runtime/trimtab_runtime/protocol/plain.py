@@ -52,8 +52,11 @@ def _labels(package: ModelPackage, first: Array) -> list[str] | None:
 
 
 def _value(row: Any) -> Any:
-    found = plain(np.asarray(row))
-    return found[0] if isinstance(found, list) and np.ndim(row) == 0 else found
+    array = np.asarray(row)
+    found = plain(array)
+    if array.ndim == 0:
+        return found[0]
+    return np.array(found, object).reshape(array.shape).tolist() if isinstance(found, list) else found
 
 
 def _by_input(content: Any, inputs: Inputs) -> dict[str, Any]:

@@ -31,12 +31,14 @@ def read_request(body: bytes, header_length: int | None, inputs: Inputs) -> Infe
     if not isinstance(tensors, list):
         raise BadRequest(_NO_INPUTS)
     feeds = _read_tensors(tensors, b"" if header_length is None else memoryview(body)[header_length:], inputs)
-    parameters = content.get("parameters")
+    parameters, request_id = content.get("parameters"), content.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise BadRequest('"id" has to be text')
     if not isinstance(parameters, dict):
-        return InferRequest(feeds, content.get("id"), _wanted(content.get("outputs"), False))
+        return InferRequest(feeds, request_id, _wanted(content.get("outputs"), False))
     binary = bool(parameters.get("binary_data_output"))
     timeout = _timeout(parameters.get("timeout"))
-    return InferRequest(feeds, content.get("id"), _wanted(content.get("outputs"), binary), binary, timeout)
+    return InferRequest(feeds, request_id, _wanted(content.get("outputs"), binary), binary, timeout)
 
 
 class Writer:

@@ -44,7 +44,7 @@ def read_request(body: bytes, inputs: Inputs) -> tuple[dict[str, Array], bool]:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict) or ("instances" in content) == ("inputs" in content):
         raise BadRequest(f"send a JSON object with {_FORMS}")
-    if content.get("signature_name", SIGNATURE) != SIGNATURE:
+    if content.get("signature_name") not in (None, "", SIGNATURE):
         raise BadRequest(f"there is no signature {content['signature_name']}; the model has {SIGNATURE}")
     is_rows = "instances" in content
     columns = _columns_of_rows(content["instances"], inputs) if is_rows else _columns(content["inputs"], inputs)

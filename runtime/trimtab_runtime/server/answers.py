@@ -14,6 +14,7 @@ from trimtab_runtime.protocol.request import InferRequest
 HEADER_LENGTH: Final = "inference-header-content-length"
 MAX_BODY: Final = 64 << 20
 CLIENT_LEFT: Final = 499
+_DIGITS: Final = 12  # of a length, at most
 
 Headers = tuple[tuple[str, str], ...]
 _JSON: Final = (("content-type", "application/json"),)
@@ -41,6 +42,8 @@ def outputs_answer(writer: rest.Writer, outputs: Outputs, request: InferRequest)
 
 def error_answer(error: Exception) -> Answer:
     """Return what the caller is told of an error; what is not the caller's fault goes to the log with its cause."""
+    if isinstance(error, RecursionError):
+        return text_answer(400, "the request is nested too deeply")
     if not isinstance(error, RequestError):
         complain("a request failed", error)
         return text_answer(500, "internal error; the server's log has the cause")
@@ -71,6 +74,6 @@ def read_header_length(text: str | None, body: bytes) -> int | None:
     """Return the length of the JSON part before raw tensors; None where there are none. Raises BadRequest."""
     if text is None:
         return None
-    if not text.isdigit() or int(text) > len(body):
+    if not (text.isascii() and text.isdigit() and len(text) < _DIGITS) or int(text) > len(body):
         raise BadRequest(f"Inference-Header-Content-Length is {text}, but the body has {len(body)} bytes")
     return int(text)

@@ -16,7 +16,8 @@ from trimtab_runtime.dataplane import DataPlane
 
 _CONNECTION: Final = "trimtab.connection"
 _JITTER: Final = 0.1
-_MAX_HEAD: Final = 64 << 10  # bytes received without the end of the headers among them
+_MAX_HEAD: Final = 64 << 10  # bytes of a message beside its body, not counting those that came with its beginning
+_FRAMING: Final = 9  # bytes that a byte of a body may take, as a chunk of its own
 _CLOSE: Final = (b"connection", b"close")
 
 
@@ -43,7 +44,9 @@ class TimedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, reading_seconds: float, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._reading_seconds = reading_seconds
-        self._is_in_head, self._head_size = False, 0
+        self._begun = 0  # messages since the last look
+        self._message_size = self._body_size = 0
+        self._stalled_since: float | None = None
 
     def connection_made(self, transport: Any) -> None:
         now = self.loop.time()
@@ -63,15 +66,30 @@ class TimedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def data_received(self, data: bytes) -> None:
+        is_first = self._reading_since is None
+        self._begun = 0
         super().data_received(data)
-        if self._is_in_head:
-            self._head_size += len(data)
-            if self._head_size > _MAX_HEAD and not self.transport.is_closing():
-                self.send_400_response("headers without end")
+        if self._reading_since is None or self._begun > is_first:
+            return  # of what came together with the end of another message it is not known how much belongs to this one
+        # Headers, trailers, and lengths of chunks: a message is mostly body, or it is not for us.
+        self._message_size += len(data)
+        if self._message_size - _FRAMING * self._body_size > _MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("headers without end")
 
-    def on_headers_complete(self) -> None:
-        self._is_in_head = False
-        super().on_headers_complete()
+    def on_body(self, body: bytes) -> None:
+        self._body_size += len(body)
+        super().on_body(body)
+
+    def pause_writing(self) -> None:
+        """Who does not read answers is not read from; `sweep` ends it where that goes on."""
+        super().pause_writing()
+        self._stalled_since = self.loop.time()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stalled_since = None
+        self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         self._reading_since = None
@@ -84,11 +102,13 @@ class TimedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
             self._idle_since = self.loop.time()
-            self.flow.resume_reading()
+            if self._stalled_since is None:
+                self.flow.resume_reading()
 
     def sweep(self, now: float) -> None:
-        """Close the connection if nothing was asked for too long, or if a request takes too long to arrive."""
-        if self._reading_since is not None and now - self._reading_since > self._reading_seconds:
+        """Close the connection if nothing was asked for too long, or if a request or an answer gets nowhere."""
+        begun = min(since for since in (self._reading_since, self._stalled_since, now) if since is not None)
+        if now - begun > self._reading_seconds:
             self.transport.abort()
         elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
             self.transport.close()
@@ -96,7 +116,7 @@ class TimedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, in the protocol's form."""
         status, text = (
-            (400, msg) if self._head_size <= _MAX_HEAD else (431, f"headers have more than {_MAX_HEAD} bytes")
+            (400, msg) if self._message_size <= _MAX_HEAD else (431, f"headers have more than {_MAX_HEAD} bytes")
         )
         body = orjson.dumps({"error": text})
         self.transport.write(
@@ -107,7 +127,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def _begin_reading(self) -> None:
         self._idle_since, self._reading_since = None, self.loop.time()
-        self._is_in_head, self._head_size = True, 0
+        self._begun, self._message_size, self._body_size = self._begun + 1, 0, 0
 
 
 class BoundedConnections:

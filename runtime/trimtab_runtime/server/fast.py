@@ -109,7 +109,6 @@ class FastProtocol(TimedProtocol):
         self._event = Event()  # what uvicorn sets, and nobody waits for
         self._call: Call | None = None  # whose body is being read
         self._pending: Call | None = None  # that has no answer yet
-        self._read = 0  # messages begun since the last look
         self._keep_alive = True
 
     def data_received(self, data: bytes) -> None:
@@ -122,15 +121,13 @@ class FastProtocol(TimedProtocol):
             self._idle_since = None
             self._infer_whole(head, data[end:])
             return
-        self._read = 0
         super().data_received(data)
-        is_whole = self._read == 1 and self._reading_since is None and len(data) == end + self._announced
+        is_whole = self._begun == 1 and self._reading_since is None and len(data) == end + self._announced
         if is_whole and self._call is not None:
             self._remember(data[:end], Head(self._announced, self._keep_alive, self._header_length))
 
     def on_message_begin(self) -> None:
         self._begin_reading()
-        self._read += 1
         self._call = None
         self._announced = 0
         self._header_length: str | None = None
@@ -149,7 +146,6 @@ class FastProtocol(TimedProtocol):
             self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = False
         if not self._is_fast():
             self._hand_over()
             return
@@ -162,7 +158,9 @@ class FastProtocol(TimedProtocol):
         call = self._call
         if call is None:
             super().on_body(body)
-        elif not call.response_complete:
+            return
+        self._body_size += len(body)
+        if not call.response_complete:
             call.size += len(body)
             call.parts.append(body)
             if call.size > MAX_BODY:
@@ -254,10 +252,11 @@ class FastProtocol(TimedProtocol):
         call.response_complete = True
         call.waiting = None  # it knows the call: without this, only the garbage collector could free the two
         self._pending = None
-        self._inference.metrics.end("rest", str(answer.status), call.began)
+        has_left = self.transport.is_closing()
+        self._inference.metrics.end("rest", str(CLIENT_LEFT if has_left else answer.status), call.began)
         if self.should_close(self._inference.plane.ready, self._inference.max_age_seconds):
             call.keep_alive = False
-        if not self.transport.is_closing():
+        if not has_left:
             self.transport.write(_written(answer, call.keep_alive))
             if not call.keep_alive:
                 self.transport.close()

@@ -57,16 +57,17 @@ def _collect_seldom() -> None:
 def _batcher(config: RuntimeConfig, model: Model, metrics: ServerMetrics) -> Batcher:
     """Return what feeds the model in the way that it runs best, as a trial tells."""
     learned = learn(model.run, model.make_rows, config.max_batch_size, config.batch_tolerance)
-    in_loop = learned.in_loop if config.executor == "auto" else config.executor == "loop"
+    one_shape = all(-1 not in item.shape[1:] for item in model.package.inputs)
+    # Rows of any length may take any time: those of the trial say nothing of the longest.
+    in_loop = learned.in_loop and one_shape if config.executor == "auto" else config.executor == "loop"
     say(
         "learned",
         batchRows=learned.batch_rows,
         runSeconds=round(learned.costs.of(learned.batch_rows), 6),
         inLoop=in_loop,
-        batchDifference=learned.difference,
+        batchDifference=learned.difference if math.isfinite(learned.difference) else None,
     )
     limits = Limits(learned.batch_rows, config.max_delay_seconds, config.max_wait_seconds)
-    one_shape = all(-1 not in item.shape[1:] for item in model.package.inputs)
     return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape)
 
 

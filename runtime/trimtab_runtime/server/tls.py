@@ -29,30 +29,37 @@ class Certificates:
     def renew(self) -> None:
         """Take the files again if they have changed; connections that are there keep what they began with.
 
-        Files that are of no use, such as a certificate whose key is not there yet, are looked at again later.
+        Files that are of no use, such as a certificate whose key is not there yet, are looked at again later; they are
+        tried on a context that nobody uses, as one that they do not fit loses the key that it had.
         """
         try:
             times = self._times()
             if times == self._seen:
                 return
+            self._context("rest")
             for context in (self.rest, self.grpc):
-                context.load_cert_chain(self.certificate, self.key)
-        except (InvalidSpec, OSError) as error:
+                self._load(context)
+        except InvalidSpec as error:
             complain("the renewed certificate cannot be used", error)
             return
         self._seen = times
         say("certificate renewed")
 
     def _times(self) -> tuple[int, ...]:
+        paths = [path for path in (self.certificate, self.key, self.client_authorities) if path is not None]
         try:
-            return tuple(path.stat().st_mtime_ns for path in (self.certificate, self.key))
+            return tuple(path.stat().st_mtime_ns for path in paths)
         except OSError as error:
-            raise InvalidSpec(f"TRIMTAB_TLS_CERTIFICATE or TRIMTAB_TLS_KEY cannot be read: {error}") from error
+            raise InvalidSpec(f"a file of TRIMTAB_TLS_* cannot be read: {error}") from error
 
     def _context(self, port: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(_PROTOCOLS[port])
+        self._load(context)
+        return context
+
+    def _load(self, context: ssl.SSLContext) -> None:
         try:
             context.load_cert_chain(self.certificate, self.key)
             if self.client_authorities is not None:
@@ -60,4 +67,3 @@ class Certificates:
                 context.verify_mode = ssl.CERT_REQUIRED
         except OSError as error:  # SSLError is one
             raise InvalidSpec(f"the files of TRIMTAB_TLS_* cannot be used: {error}") from error
-        return context

@@ -1,15 +1,22 @@
 """Every gRPC endpoint, asked of a real server with the official client."""
 
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from trimtab_runtime.http2 import frames
+from trimtab_runtime.http2.headers import literal
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
+from trimtab_runtime.protocol.grpc_wire import Status
 
 Stub: Any = oip_pb2_grpc.GRPCInferenceServiceStub
 SERVICE = "inference.GRPCInferenceService"
@@ -121,3 +128,85 @@ def test_health_answers_for_the_server_and_the_service(channel: grpc.Channel) ->
 def test_reflection_names_the_services(channel: grpc.Channel) -> None:
     services = ProtoReflectionDescriptorDatabase(channel).get_services()
     assert {SERVICE, "grpc.health.v1.Health"} <= set(services)
+
+
+CALLS = {
+    "zstd": (b"\x01\x00\x00\x00\x01\x00", "UNIMPLEMENTED"),
+    "long": (b"\x00\xff\xff\xff\xff", "RESOURCE_EXHAUSTED"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_message_that_cannot_be_read_fails_its_own_call_and_is_counted(models: Any, serve: Any, name: str) -> None:
+    server = serve(models.scores(), MAX_CONNECTION_AGE_SECONDS="3600")
+    content, status = CALLS[name]
+    fields = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", f"/{SERVICE}/ModelInfer".encode()),
+        (b"content-type", b"application/grpc"),
+        (b"grpc-encoding", b"zstd"),
+    ]
+    host, port = server.grpc.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as raw:
+        head = frames.frame(frames.HEADERS, frames.END_HEADERS, 1, literal(fields))
+        raw.sendall(frames.PREFACE + frames.settings({}) + head)
+        raw.sendall(frames.frame(frames.DATA, frames.END_STREAM, 1, content))
+        said = b""
+        while b"grpc-status" not in said:
+            part = raw.recv(1 << 16)
+            assert part
+            said += part
+    assert f"grpc-status{chr(len(str(int(Status[status]))))}{int(Status[status])}".encode() in said
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert f'code="{status}"' in metrics
+    assert "trimtab_inflight_requests 0.0" in metrics
+
+
+def test_a_method_that_is_none_is_told_before_the_caller_has_ended(scores: Any) -> None:
+    never = threading.Event()
+
+    def asked() -> Iterator[bytes]:
+        yield b""
+        never.wait(30)
+
+    with grpc.insecure_channel(scores.grpc) as channel:
+        answers = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")(
+            asked(), timeout=20
+        )
+        with pytest.raises(grpc.RpcError) as error:
+            next(answers)
+    never.set()
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+
+
+def test_a_long_text_of_an_error_arrives_cut(stub: Any) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        stub.ModelInfer(request(model_name="ä" * 200_000))
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
+
+
+def test_watchers_are_told_of_the_end_and_do_not_hold_it_up(models: Any, serve: Any) -> None:
+    server = serve(models.scores(), DRAIN_SECONDS="0.2", MAX_CONNECTION_AGE_SECONDS="3600")
+    with grpc.insecure_channel(server.grpc) as channel:
+        updates = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(updates).status == health_pb2.HealthCheckResponse.SERVING
+        server.terminate()
+        assert next(updates).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError):
+            next(updates)
+        began = time.monotonic()
+        assert server.exit_code() == 0
+        assert time.monotonic() - began < 10
+
+
+def test_an_answer_is_whole_though_its_connection_is_old(models: Any, serve: Any) -> None:
+    server = serve(models.echo("FP32"), MAX_CONNECTION_AGE_SECONDS="0.3")
+    values = np.arange(1 << 20, dtype=np.float32)
+    asked = oip_pb2.ModelInferRequest(model_name="echo-fp32", raw_input_contents=[values.tobytes()])
+    asked.inputs.add(name="x", datatype="FP32", shape=[1, 1 << 20])
+    options = [("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(server.grpc, options=options) as channel:
+        for _ in range(40):
+            answer = Stub(channel).ModelInfer(asked)
+            assert answer.raw_output_contents[0] == values.tobytes()

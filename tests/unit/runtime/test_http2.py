@@ -146,6 +146,47 @@ def test_more_than_the_window_is_refused(notes: Notes) -> None:
     assert notes.told[-1] == ("aborted", 1)
 
 
+def test_a_window_that_settings_make_too_large_ends_the_connection(notes: Notes) -> None:
+    notes.connection.receive(request(1, OPEN) + window_update(1, frames.LARGEST_WINDOW - frames.FIRST_WINDOW))
+    notes.connection.receive(settings({Setting.INITIAL_WINDOW_SIZE: 70_000}))
+
+    assert ended_with(notes) == Code.FLOW_CONTROL_ERROR
+
+
+def test_an_answer_in_the_midst_of_a_request_is_the_last_word_on_it(notes: Notes) -> None:
+    notes.connection.receive(request(1, OPEN))
+    stream = notes.streams[1]
+    notes.received = lambda _, data: notes.connection.refuse(stream, STATUS_200)  # type: ignore[method-assign]
+    notes.connection.receive(frame(frames.DATA, frames.END_STREAM, 1, b"body") + request(3))
+
+    assert notes.told == [("begun", 1), ("begun", 3), ("completed", 3)]
+    assert [kind for kind, _, stream_id, _ in notes.sent() if stream_id == 1] == [frames.HEADERS]
+
+
+def test_a_fault_of_ours_ends_the_connection_with_a_word(notes: Notes) -> None:
+    def broken(_: Stream) -> None:
+        raise RuntimeError("a fault of ours")
+
+    notes.completed = broken  # type: ignore[method-assign]
+    notes.connection.receive(request(1))
+
+    assert ended_with(notes) == Code.INTERNAL_ERROR
+
+
+def test_a_large_answer_takes_time_in_proportion() -> None:
+    notes = Notes(bytes(48 << 20))
+    wide = settings({Setting.INITIAL_WINDOW_SIZE: frames.LARGEST_WINDOW})
+    began = time.process_time()
+    notes.connection.receive(frames.PREFACE + wide + window_update(0, frames.LARGEST_WINDOW - frames.FIRST_WINDOW))
+    notes.connection.receive(request(1))
+    spent = time.process_time() - began
+    assert len(notes.connection.take()) > 48 << 20
+
+    began = time.process_time()
+    bytes(48 << 20) + bytes(48 << 20)
+    assert spent < 200 * (time.process_time() - began) + 1
+
+
 def test_one_stream_too_many_is_refused_and_the_others_are_not() -> None:
     notes = Notes()
     notes.connection.receive(HELLO + b"".join(request(1 + 2 * at) for at in range(STREAMS + 1)))

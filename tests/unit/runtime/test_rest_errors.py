@@ -52,6 +52,8 @@ def tensor(**changes: Any) -> dict[str, Any]:
         ({"inputs": [tensor(parameters={"binary_data_size": 12})]}, "binary_data_size is 12, but 0 bytes are left"),
         ({"inputs": [tensor()], "outputs": [{"name": "z"}]}, "there is no output ['z']; the model has ['y']"),
         ({"inputs": [tensor()], "outputs": ["y"]}, '"outputs" has to be a list of {name}'),
+        ({"inputs": [tensor()], "id": [1]}, '"id" has to be text'),
+        (b'{"inputs": [{"name": "x", "shape": [1, 3], "datatype": ' + b"[" * 900 + b"]" * 900 + b"}]}", ""),
     ],
 )
 def test_a_request_that_does_not_fit_is_told_what_was_expected(http: httpx.Client, asked: Any, told: str) -> None:
@@ -64,12 +66,14 @@ def test_a_request_that_does_not_fit_is_told_what_was_expected(http: httpx.Clien
     ("length", "body", "told"),
     [
         ("x", b"{}", "Inference-Header-Content-Length is x"),
+        ("\u00b2", b"{}", "Inference-Header-Content-Length is"),
+        ("1" * 5000, b"{}", "Inference-Header-Content-Length is 1"),
         ("99", b"{}", "but the body has 2 bytes"),
         ("0", b"12345", "5 bytes do not fill shape [1, 3]; 12 would"),
     ],
 )
 def test_raw_tensors_have_to_add_up(http: httpx.Client, length: str, body: bytes, told: str) -> None:
-    answer = http.post(INFER, content=body, headers={"Inference-Header-Content-Length": length})
+    answer = http.post(INFER, content=body, headers={"Inference-Header-Content-Length": length.encode("latin-1")})
     assert answer.status_code == 400
     assert told in answer.json()["error"]
 

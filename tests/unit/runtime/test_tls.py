@@ -101,6 +101,21 @@ def test_a_renewed_certificate_is_taken_without_a_restart(models: Any, serve: An
     assert is_live(server, authority)
 
 
+def test_a_certificate_without_its_key_leaves_the_one_before_in_use(
+    models: Any, serve: Any, authority: Authority
+) -> None:
+    server = serve(models.scores(), **authority.sign())
+    authority.sign("other")
+    (authority.folder / "server.pem").write_bytes((authority.folder / "other.pem").read_bytes())
+    server.wait_for("the renewed certificate cannot be used")
+
+    assert ask(server, authority) == [16, 22]
+
+    (authority.folder / "server.key").write_bytes((authority.folder / "other.key").read_bytes())
+    server.wait_for("certificate renewed")
+    assert ask(server, authority) == [16, 22]
+
+
 def serial(server: Any) -> str:
     host, port = server.grpc.split(":")
     return ssl.get_server_certificate((host, int(port)))

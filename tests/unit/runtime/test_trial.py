@@ -99,9 +99,52 @@ def test_more_rows_are_expected_to_take_no_less_time(rows: int) -> None:
 
 def test_a_machine_that_is_slower_than_at_the_trial_is_learned_from_runs() -> None:
     forecast = Forecast(Costs((1, 4), (0.1, 0.2)), batch_rows=4)
-    assert forecast.seconds(9) == pytest.approx(0.5)
+    assert forecast.seconds(10) == pytest.approx(0.5)
 
     for _ in range(100):
         forecast.learn(4, 0.4)
 
-    assert forecast.seconds(9) == pytest.approx(1.0, rel=0.01)
+    assert forecast.seconds(10) == pytest.approx(1.0, rel=0.01)
+
+
+def test_rows_that_cannot_run_together_are_expected_to_take_longer() -> None:
+    forecast = Forecast(Costs((1, 4), (0.1, 0.2)), batch_rows=4)
+
+    for _ in range(100):
+        forecast.learn(1, 0.1)  # each of another shape
+
+    assert forecast.seconds(10) == pytest.approx(1.0, rel=0.01)
+
+
+def test_words_whose_activations_share_a_scale_do_not_mix(models: Any) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "words"], ["found"]),
+        helper.make_node("DynamicQuantizeLinear", ["found"], ["low", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["low", "scale", "zero"], ["y"]),
+    ]
+    table = {"table": np.array([[0.1, 0.2], [5.0, -3.0], [0.0, 1.0]], np.float32)}
+    shapes = {"words": ("INT64", (-1, -1))}, {"y": ("FP32", (-1, -1, 2))}
+    model = load_model(models.write("words", nodes, *shapes, table), threads=1)
+
+    assert learn(model.run, model.make_rows, 8, TOLERANCE).batch_rows == 1
+
+
+def test_rows_that_are_all_alike_prove_nothing() -> None:
+    learned = learn(lambda feeds: {"y": feeds["x"]}, lambda rows: {"x": np.zeros((rows, 4), np.float32)}, 8, TOLERANCE)
+
+    assert (learned.difference, learned.batch_rows) == (float("inf"), 1)
+
+
+def test_a_model_that_cannot_take_rows_of_another_scale_is_compared_without(models: Any) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["index"], to=7),
+        helper.make_node("Gather", ["table", "index"], ["y"]),
+    ]
+    table = {"table": np.arange(7, dtype=np.float32)}  # -7 to 6
+    folder = models.write("narrow", nodes, {"x": ("FP32", (-1, 4))}, {"y": ("FP32", (-1, 4))}, table)
+    model = load_model(folder, threads=1)
+
+    learned = learn(model.run, model.make_rows, 8, TOLERANCE)
+
+    assert learned.difference == 0
+    assert learned.batch_rows >= 1

@@ -1,9 +1,11 @@
 """Bytes on a connection: what comes in pieces, in one go or in disguise is answered once, in order, or refused."""
 
 import json
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -205,3 +207,57 @@ def ended(connection: socket.socket) -> bool:
     except ConnectionResetError:
         pass
     return True
+
+
+@pytest.mark.parametrize("trailer", [b"b" * 4096, b"A: b\r\n" * 700])
+def test_trailers_without_end_are_refused(http: httpx.Client, trailer: bytes) -> None:
+    head = f"POST {INFER} HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: ".encode()
+    with socket.create_connection((http.base_url.host, http.base_url.port or 0), timeout=10) as raw:
+        raw.sendall(head)
+        sent = 0
+        while not select.select([raw], [], [], 0.01)[0]:
+            raw.sendall(trailer)
+            sent += len(trailer)
+            assert sent < 1 << 20
+        ((status, content),) = read_answers(raw.makefile("rb"), 1)
+
+    assert (status, content["error"]) == (431, "headers have more than 65536 bytes")
+
+
+def test_a_body_in_the_smallest_chunks_is_taken(talk: Talk) -> None:
+    head = f"POST {INFER} HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    padded = body_of(1) + b" " * 20_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in padded) + b"0\r\n\r\n"
+
+    assert ids(talk(head, *(chunks[at : at + 8192] for at in range(0, len(chunks), 8192)), answers=1)) == [(200, "1")]
+
+
+@pytest.mark.parametrize("road", ["1", "0"])
+def test_who_does_not_read_his_answers_is_not_served_for_ever(models: Any, serve: Any, road: str) -> None:
+    server = serve(
+        models.echo("FP32"), PROTOCOLS="rest", READ_TIMEOUT_SECONDS="0.3", KEEP_ALIVE_SECONDS="0.3", FAST_PATH=road
+    )
+    url = httpx.URL(server.url)
+    tensor = {"name": "x", "shape": [1, 20_000], "datatype": "FP32", "data": [1.5] * 20_000}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    head = f"POST /v2/models/echo-fp32/infer HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 0), timeout=10) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert is_cut_off(deaf, head.encode() + body)
+    assert resident(server) < 400 << 20
+
+
+def is_cut_off(deaf: socket.socket, request: bytes) -> bool:
+    """Ask again and again without reading, until the connection ends, or takes no more."""
+    try:
+        for _ in range(2000):
+            deaf.sendall(request)
+    except OSError:
+        return True
+    return False
+
+
+def resident(server: Any) -> int:
+    """Return the bytes that a server holds."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) << 10

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from trimtab_runtime.http2.connection import Connection, Stream
 from trimtab_runtime.logs import complain
-from trimtab_runtime.protocol.errors import RequestError
+from trimtab_runtime.protocol.errors import BadRequest, RequestError, TooLarge
 from trimtab_runtime.protocol.grpc_wire import (
     ANSWER_HEAD,
     OK_TRAILERS,
@@ -22,6 +22,8 @@ from trimtab_runtime.protocol.grpc_wire import (
 )
 
 _MOST_UNWANTED: Final = 1 << 20  # bytes of a request that is refused
+_LARGE: Final = 1 << 20  # bytes of a request, above which all of its connection are added up
+_MOST_HELD: Final = 256 << 20
 _INTERNAL: Final = "internal error; the server's log has the cause"
 
 
@@ -39,6 +41,9 @@ class Method(Protocol):
 
     def cancelled(self, call: "Call") -> None:
         """Its caller does not wait any more."""
+
+    def failed(self, call: "Call", error: Exception) -> None:
+        """Something of the above has failed, or a message could not be read: the call is to be ended."""
 
 
 class Call:
@@ -100,10 +105,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer to a request that is none of ours, given once all of it has come, or too much."""
+    """The answer to a request that is no gRPC, given once all of it has come, or too much."""
 
     head: bytes
-    body: bytes = b""
+    body: bytes
 
 
 class Calls:
@@ -124,33 +129,31 @@ class Calls:
         method = self._methods.get(request.path)
         if method is None:
             text = f"there is no method {request.path.decode('latin-1')}"
-            stream.context = Refusal(trailers_only(Status.UNIMPLEMENTED, text))
+            self.refuse(stream, trailers_only(Status.UNIMPLEMENTED, text))
             return
         try:
             timeout = read_timeout(request.fields.get(b"grpc-timeout"))
         except RequestError as error:
-            stream.context = Refusal(trailers_only(*_status_of(error)))
+            self.refuse(stream, trailers_only(*_status_of(error)))
             return
         call = stream.context = Call(self, stream, method, timeout)
         self._guarded(call, method.begun, call)
 
     def received(self, stream: Stream, data: bytes) -> None:
         call = stream.context
-        if isinstance(call, Refusal):
-            if stream.received > _MOST_UNWANTED:
-                self._refuse(stream, call)
-        elif not call.is_over:
+        if isinstance(call, Call) and not call.is_over:
             self._guarded(call, self._read, call, data)
+            if stream.received > _LARGE and not call.is_over and self._held() > _MOST_HELD:
+                call.method.failed(call, TooLarge("the messages of this connection are too large together"))
+        elif isinstance(call, Refusal) and stream.received > _MOST_UNWANTED:
+            self._refuse(stream, call)
 
     def completed(self, stream: Stream) -> None:
         call = stream.context
         if isinstance(call, Refusal):
             self._refuse(stream, call)
-        elif not call.is_over:
-            if call.reader.is_empty:
-                self._guarded(call, call.method.ended, call)
-            else:
-                call.refuse(Status.INTERNAL, "the last message is cut off")
+        elif isinstance(call, Call) and not call.is_over:
+            self._guarded(call, self._ended, call)
 
     def aborted(self, stream: Stream) -> None:
         call = stream.context
@@ -168,11 +171,18 @@ class Calls:
         self.connection.refuse(stream, block)
         self._flush()
 
+    def _held(self) -> int:
+        """Return the bytes of requests that are not complete."""
+        return sum(stream.received for stream in self.connection.streams.values() if not stream.is_complete)
+
     def _refuse(self, stream: Stream, refusal: Refusal) -> None:
-        if refusal.body:
-            self.send(stream, refusal.head, refusal.body, b"")
-        else:
-            self.refuse(stream, refusal.head)
+        stream.context = None  # it is given once
+        self.send(stream, refusal.head, refusal.body, b"")
+
+    def _ended(self, call: Call) -> None:
+        if not call.reader.is_empty:
+            raise BadRequest("the last message is cut off")
+        call.method.ended(call)
 
     def _read(self, call: Call, data: bytes) -> None:
         for message in call.reader.add(data):
@@ -184,7 +194,7 @@ class Calls:
         try:
             step(*given)
         except Exception as error:
-            call.fail(error)
+            call.method.failed(call, error)
 
 
 def _status_of(error: Exception) -> tuple[Status, str]:

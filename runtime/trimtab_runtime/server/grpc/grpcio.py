@@ -12,6 +12,7 @@ from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol import grpc as codec
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.protocol.errors import RequestError
+from trimtab_runtime.protocol.grpc_wire import MOST_TEXT
 from trimtab_runtime.server.metrics import Outcome, ServerMetrics
 from trimtab_runtime.server.tls import Certificates
 
@@ -129,7 +130,7 @@ async def _refuse(error: Exception, outcome: Outcome, context: Any) -> None:
         outcome.code, text = "INTERNAL", "internal error; the server's log has the cause"
     if outcome.code == "INTERNAL":
         complain("inference failed", error.__cause__ or error)
-    await context.abort(grpc.StatusCode[outcome.code], text)
+    await context.abort(grpc.StatusCode[outcome.code], text[:MOST_TEXT])
 
 
 def _is_late(context: Any) -> bool:

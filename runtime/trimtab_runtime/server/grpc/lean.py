@@ -17,6 +17,10 @@ from trimtab_runtime.server.tls import Certificates
 _JITTER: Final = 0.1  # of the age, so that connections made together need not all come back together
 _GRACE_SECONDS: Final = 10.0  # for what is in flight on a connection that has become old
 _BACKLOG: Final = 1024
+_LOOK_SECONDS: Final = 0.2
+_LINGER_SECONDS: Final = (
+    1.0  # that the caller has to close: who closes first cuts off what the other still sends, and reads
+)
 
 
 class LeanGrpcServer:
@@ -55,11 +59,12 @@ class LeanGrpcServer:
         if self._server is None:
             return
         self._server.close()
-        for connection in list(self._connections):
-            connection.go_away()
-        waiting = [connection.gone for connection in self._connections]
-        if waiting:
-            await asyncio.wait(waiting, timeout=grace_seconds)
+        self._health.end_watches()
+        deadline = asyncio.get_running_loop().time() + grace_seconds
+        while self._connections and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            for connection in list(self._connections):  # each time: some are accepted late
+                connection.go_away()
+            await asyncio.wait([item.gone for item in self._connections], timeout=min(left, _LOOK_SECONDS))
         for connection in list(self._connections):
             connection.abort()
 
@@ -79,7 +84,7 @@ class GrpcProtocol(asyncio.Protocol):
         self._max_age = max_age_seconds
         self._calls = Calls(methods, self._flush_soon)
         self._connection = self._calls.connection
-        self._is_due = self._is_receiving = False
+        self._is_due = self._is_receiving = self._is_ending = False
         self._timers: list[asyncio.TimerHandle] = []
         self.gone: asyncio.Future[None] = self._loop.create_future()
 
@@ -94,7 +99,7 @@ class GrpcProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._is_receiving = True
-        self._connection.receive(data)
+        self._connection.receive(data)  # never raises
         self._is_receiving = False
         self._flush()
 
@@ -133,5 +138,8 @@ class GrpcProtocol(asyncio.Protocol):
             return
         if out := self._connection.take():
             self._transport.write(out)
-        if self._connection.is_over:
+        if self._connection.is_broken:
             self._transport.close()
+        elif self._connection.is_over and not self._is_ending:
+            self._is_ending = True
+            self._timers.append(self._loop.call_later(_LINGER_SECONDS, self._transport.close))

@@ -24,24 +24,37 @@ REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
 Answer = Callable[[Any], Any]
 
 
-class Unary:
+class Base:
+    """What most methods do: nothing, until they have something to say."""
+
+    def begun(self, call: Call) -> None:
+        pass
+
+    def ended(self, call: Call) -> None:
+        call.end()
+
+    def cancelled(self, call: Call) -> None:
+        pass
+
+    def failed(self, call: Call, error: Exception) -> None:
+        call.fail(error)
+
+
+class Unary(Base):
     """A method that answers one message with one at once."""
 
     def __init__(self, kind: Any, answer: Answer) -> None:
         self._kind = kind
         self._answer = answer
 
-    def begun(self, call: Call) -> None:
-        pass
-
     def message(self, call: Call, content: bytes) -> None:
         call.context = content
+        check_only(call)
 
     def ended(self, call: Call) -> None:
-        call.end(self._answer(parsed(self._kind, only_message(call))).SerializeToString())
-
-    def cancelled(self, call: Call) -> None:
-        pass
+        if call.messages != 1:
+            raise BadRequest("the call needs one message; none came")
+        call.end(self._answer(parsed(self._kind, call.context)).SerializeToString())
 
 
 class Infer:
@@ -56,12 +69,13 @@ class Infer:
 
     def message(self, call: Call, content: bytes) -> None:
         call.context.content = content
+        check_only(call)
 
     def ended(self, call: Call) -> None:
         inference: _Inference = call.context
         try:
             if call.messages != 1:
-                only_message(call)
+                raise BadRequest("the call needs one message; none came")
             request = parsed(oip_pb2.ModelInferRequest, inference.content)
             self._plane.find(request.model_name, request.model_version)
             asked = codec.read_request(request, self._plane.inputs)
@@ -70,13 +84,13 @@ class Infer:
 
             def done(result: Outputs | Exception) -> None:
                 if isinstance(result, Exception):
-                    self._fail(call, result)
+                    self.failed(call, result)
                 else:
                     self._give(call, result, asked)
 
             inference.waiting = self._plane.submit(asked, done)
         except Exception as error:
-            self._fail(call, error)
+            self.failed(call, error)
 
     def cancelled(self, call: Call) -> None:
         inference: _Inference = call.context
@@ -89,14 +103,14 @@ class Infer:
             response = codec.write_response(self._plane.name, self._plane.version, outputs, asked)
             content = response.SerializeToString()
         except Exception as error:
-            self._fail(call, error)
+            self.failed(call, error)
             return
         inference: _Inference = call.context
         inference.waiting = None  # it knows the call: without this, only the garbage collector could free the two
         self._metrics.end("grpc", "OK", inference.began)
         call.end(content)
 
-    def _fail(self, call: Call, error: Exception) -> None:
+    def failed(self, call: Call, error: Exception) -> None:
         if not call.is_over:
             call.context.waiting = None
             status = call.fail(error)
@@ -114,7 +128,7 @@ class _Inference:
         self.waiting: Any = None
 
 
-class Health:
+class Health(Base):
     """gRPC's health service: one status for all that is served, which watchers are told when it changes."""
 
     def __init__(self) -> None:
@@ -133,10 +147,14 @@ class Health:
         for call in list(self._watchers):
             call.answer(health_pb2.HealthCheckResponse(status=self._status).SerializeToString())
 
-    def begun(self, call: Call) -> None:
-        pass
+    def end_watches(self) -> None:
+        """End the calls of watchers, which have no end of their own."""
+        for call in list(self._watchers):
+            self._watchers.discard(call)
+            call.refuse(Status.UNAVAILABLE, "the server ends")
 
     def message(self, call: Call, content: bytes) -> None:
+        check_only(call)
         request = parsed(health_pb2.HealthCheckRequest, content)
         unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         status = self._status if request.service in ("", SERVICE) else unknown
@@ -144,13 +162,18 @@ class Health:
         call.answer(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
     def ended(self, call: Call) -> None:
-        pass  # a watcher has said all that it has to say
+        if call.messages != 1:  # else a watcher has said all that it has to say
+            raise BadRequest("the call needs one message; none came")
 
     def cancelled(self, call: Call) -> None:
         self._watchers.discard(call)
 
+    def failed(self, call: Call, error: Exception) -> None:
+        self._watchers.discard(call)
+        call.fail(error)
 
-class Reflection:
+
+class Reflection(Base):
     """The reflection service: its library answers each question by itself."""
 
     def __init__(self, services: tuple[str, ...]) -> None:
@@ -169,12 +192,6 @@ class Reflection:
         request = parsed(reflection_pb2.ServerReflectionRequest, content)
         for answer in self._servicer.ServerReflectionInfo(iter([request]), None):
             call.answer(answer.SerializeToString())
-
-    def ended(self, call: Call) -> None:
-        call.end()
-
-    def cancelled(self, call: Call) -> None:
-        pass
 
 
 def methods(plane: DataPlane, metrics: ServerMetrics, health: Health) -> dict[bytes, Method]:
@@ -219,9 +236,7 @@ def parsed(kind: Any, content: bytes) -> Any:
         raise BadRequest(f"the message is no {kind.DESCRIPTOR.name}") from error
 
 
-def only_message(call: Call) -> bytes:
-    """Return the message of a call that has to have one. Raises BadRequest."""
-    if call.messages != 1:
-        raise BadRequest(f"the call needs one message; {call.messages} came")
-    content: bytes = call.context
-    return content
+def check_only(call: Call) -> None:
+    """Raise BadRequest for a second message of a call that has one."""
+    if call.messages > 1:
+        raise BadRequest("the call takes one message; more came")
