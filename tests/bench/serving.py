@@ -66,7 +66,7 @@ _WORKS = (
     Work("convolution", "convolution", 16),
 )
 SIZES = {
-    "full": Size(3, 3, _WORKS),
+    "full": Size(2, 3, _WORKS),
     "small": Size(2, 4, (_WORKS[0], _WORKS[2]), peers=1),
     "ours": Size(2, 3, _WORKS, peers=0),
 }
