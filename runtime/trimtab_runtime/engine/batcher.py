@@ -95,11 +95,6 @@ class Batcher:
             self._start(loop)
         return waiting
 
-    def close(self) -> None:
-        """End the thread once nothing waits; nothing may be submitted any more."""
-        self._loop = None
-        self._wake.set()
-
     def _begin(self) -> asyncio.AbstractEventLoop:
         self._loop = asyncio.get_running_loop()
         if not self._in_loop:
@@ -160,8 +155,8 @@ class Batcher:
             self._start(loop)
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run batch after batch, in the thread."""
-        while self._loop is not None or self._queue:
+        """Run batch after batch, in the thread, which ends with the process."""
+        while True:
             self._wake.wait()
             self._wake.clear()
             while self._queue:

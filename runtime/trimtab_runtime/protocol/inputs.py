@@ -59,15 +59,16 @@ class Input:
 
     def from_batch(self, rows: Any) -> Array:
         """Return nested rows, in the shape that they have."""
-        array = from_list(self.declared, rows)
-        self._checked(self.datatype, list(array.shape))
-        return array
+        return self._fitting(from_list(self.declared, rows))
 
     def from_rows(self, rows: Any) -> Array:
         """Return rows as a person writes them: nested, and a single one without the list around it."""
         array = from_list(self.declared, rows)
         if array.ndim == len(self._tail):
             array = array[np.newaxis]
+        return self._fitting(array)
+
+    def _fitting(self, array: Array) -> Array:
         self._checked(self.datatype, list(array.shape))
         return array
 

@@ -9,7 +9,7 @@ import orjson
 from trimtab_api.package import ModelPackage
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.inputs import Inputs
-from trimtab_runtime.protocol.rest import plain
+from trimtab_runtime.protocol.rest import nested, plain
 from trimtab_runtime.protocol.tensors import Array
 
 _FORMS = (
@@ -53,10 +53,7 @@ def _labels(package: ModelPackage, first: Array) -> list[str] | None:
 
 def _value(row: Any) -> Any:
     array = np.asarray(row)
-    found = plain(array)
-    if array.ndim == 0:
-        return found[0]
-    return np.array(found, object).reshape(array.shape).tolist() if isinstance(found, list) else found
+    return plain(array)[0] if array.ndim == 0 else nested(array)
 
 
 def _by_input(content: Any, inputs: Inputs) -> dict[str, Any]:

@@ -81,6 +81,20 @@ def plain(array: Array) -> Any:
     return np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float16 else None)
 
 
+def nested(array: Array) -> Any:
+    """Return the same in the shape of the array, text too."""
+    found = plain(array)
+    return np.array(found, object).reshape(array.shape).tolist() if isinstance(found, list) else found
+
+
+def read_json(body: bytes) -> Any:
+    """Return what a body holds. Raises BadRequest."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+
+
 def _whole(body: bytes, inputs: Inputs) -> dict[str, Array]:
     only = inputs.only()
     if only is None or only.row_bytes == 0:
@@ -142,10 +156,7 @@ def _parameters(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _json(body: bytes) -> dict[str, Any]:
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
+    content = read_json(body)
     if not isinstance(content, dict):
         raise BadRequest("the body has to be a JSON object")
     return content

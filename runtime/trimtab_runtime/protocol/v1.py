@@ -8,13 +8,12 @@ import binascii
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
 import orjson
 
 from trimtab_api.package import Tensor
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.inputs import Inputs
-from trimtab_runtime.protocol.rest import plain
+from trimtab_runtime.protocol.rest import nested, read_json
 from trimtab_runtime.protocol.tensors import Array
 
 SIGNATURE: Final = "serving_default"
@@ -38,10 +37,7 @@ _TYPES: Final = {
 
 def read_request(body: bytes, inputs: Inputs) -> tuple[dict[str, Array], bool]:
     """Return the arrays by input name, and whether they came as rows. Raises BadRequest."""
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
+    content = read_json(body)
     if not isinstance(content, dict) or ("instances" in content) == ("inputs" in content):
         raise BadRequest(f"send a JSON object with {_FORMS}")
     if content.get("signature_name") not in (None, "", SIGNATURE):
@@ -57,8 +53,8 @@ def write_response(outputs: Mapping[str, Array], is_rows: bool) -> bytes:
     """Return `predictions` row by row, or `outputs` by name; a single output goes without its name."""
     if len(outputs) == 1:
         (only,) = outputs.values()
-        return _dumped("predictions" if is_rows else "outputs", _listed(only))
-    columns = {name: _listed(array) for name, array in outputs.items()}
+        return _dumped("predictions" if is_rows else "outputs", nested(only))
+    columns = {name: nested(array) for name, array in outputs.items()}
     if not is_rows:
         return _dumped("outputs", columns)
     count = len(next(iter(columns.values())))
@@ -109,14 +105,6 @@ def _decoded(value: Any) -> Any:
         except (KeyError, TypeError, binascii.Error) as error:
             raise BadRequest(f'an object in the data has to be {{"b64": text}}: {error}') from error
     return value
-
-
-def _listed(array: Array) -> Any:
-    if array.dtype.kind in "OUS":
-        texts = np.empty(array.size, object)
-        texts[:] = plain(array)
-        return texts.reshape(array.shape).tolist()
-    return plain(array)
 
 
 def _dumped(name: str, content: Any) -> bytes:

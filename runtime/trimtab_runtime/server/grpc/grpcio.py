@@ -12,12 +12,11 @@ from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol import grpc as codec
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.protocol.errors import RequestError
-from trimtab_runtime.protocol.grpc_wire import MOST_TEXT
+from trimtab_runtime.protocol.grpc_wire import MAX_MESSAGE, MOST_TEXT
+from trimtab_runtime.server.grpc.services import SERVICE
 from trimtab_runtime.server.metrics import Outcome, ServerMetrics
 from trimtab_runtime.server.tls import Certificates
 
-SERVICE: Final = "inference.GRPCInferenceService"
-_MAX_MESSAGE: Final = 64 << 20
 _AGE_GRACE_MS: Final = 10_000
 
 
@@ -36,8 +35,8 @@ class GrpcioServer:
         options = [
             ("grpc.max_connection_age_ms", int(max_age_seconds * 1000)),  # grpc adds its own jitter of 10 %
             ("grpc.max_connection_age_grace_ms", _AGE_GRACE_MS),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE),
-            ("grpc.max_send_message_length", _MAX_MESSAGE),
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_send_message_length", MAX_MESSAGE),
             ("grpc.so_reuseport", 0),
         ]
         self._server = grpc.aio.server(options=options)
