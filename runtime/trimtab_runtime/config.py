@@ -16,6 +16,7 @@ _HELP: Final = {
     "HOST": "address to listen on (default 0.0.0.0)",
     "REST_PORT": "port of REST, health and metrics (default 8080; 0: a free one)",
     "GRPC_PORT": "port of gRPC (default 9000; 0: a free one)",
+    "WORKERS": "processes that share the ports, each with the model (default 1)",
     "PROTOCOLS": "protocols of inference: rest, grpc or both (default rest,grpc)",
     "MAX_BATCH_SIZE": "most rows that run together (default 32); fewer where more do not pay",
     "BATCH_TOLERANCE": "how far a row may differ in company, as a part of the largest output (default 0.0001)",
@@ -31,14 +32,14 @@ _HELP: Final = {
     "READ_TIMEOUT_SECONDS": "in which a request has to have arrived (default 60)",
     "KEEP_ALIVE_SECONDS": "how long a connection may be idle (default 75: callers and proxies close theirs before)",
     "MAX_CONNECTION_AGE_SECONDS": "age at which a connection is asked to end (default 30)",
-    "THREADS": "threads of one run (default: the CPUs that the container may use)",
+    "THREADS": "threads of one run (default: the CPUs that the container may use, by the number of processes)",
 }
 _Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """What a server needs to know. `threads` of None means the CPUs that the container may use."""
+    """What a server needs to know. `threads` of None means each process's part of the CPUs."""
 
     model_dir: Path
     model_name: str | None
@@ -46,6 +47,7 @@ class RuntimeConfig:
     host: str
     rest_port: int
     grpc_port: int
+    workers: int
     protocols: frozenset[str]
     max_batch_size: int
     batch_tolerance: float
@@ -74,6 +76,7 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         host=_text(values, "HOST", "0.0.0.0"),
         rest_port=_number(values, "REST_PORT", 8080, 0, 65535),
         grpc_port=_number(values, "GRPC_PORT", 9000, 0, 65535),
+        workers=_number(values, "WORKERS", 1, 1, 256),
         protocols=_protocols(_text(values, "PROTOCOLS", "rest,grpc")),
         max_batch_size=_number(values, "MAX_BATCH_SIZE", 32, 1, 1 << 20),
         batch_tolerance=_number(values, "BATCH_TOLERANCE", 1e-4, 0.0, 1e9),

@@ -7,6 +7,7 @@ after SIGTERM. The listeners stay open that long, and no request that was sent i
 import asyncio
 import gc
 import math
+import os
 import signal
 import socket
 from functools import partial
@@ -25,25 +26,31 @@ from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.session import Model, load_model
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.fast import FastProtocol, Inference
-from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.metrics import ServerMetrics, all_started
+from trimtab_runtime.server.place import Place, bind
 from trimtab_runtime.server.rest import make_app
 from trimtab_runtime.server.tls import Certificates
 
 _FINISH_SECONDS: Final = 15  # for what is in flight at the end of the drain
+_LOOK_SECONDS: Final = 0.01
 
 
-async def serve(config: RuntimeConfig) -> None:
+async def serve(config: RuntimeConfig, place: Place) -> None:
     """Serve until SIGTERM and a drain. Raises InvalidPackage where the artifact cannot be served."""
-    model = load_model(config.model_dir, config.threads or available_cpus())
+    model = load_model(config.model_dir, config.threads or max(1, available_cpus() // config.workers))
     name = config.model_name or model.package.name
-    metrics = ServerMetrics(name, config.revision)
+    metrics = ServerMetrics(name, config.revision, place.tallies, place.process)
     batcher = _batcher(config, model, metrics)
     plane = DataPlane(name, config.revision, model, batcher)
     certificates = _certificates(config)
     grpc = _grpc_server(config, plane, metrics, certificates)
     _collect_seldom()
     rest = _rest_config(config, plane, metrics, certificates)
-    await DrainingServer(rest, plane, grpc, config.drain_seconds, certificates).serve()
+    metrics.started()
+    while not all_started(place.tallies):
+        await asyncio.sleep(_LOOK_SECONDS)
+    sockets = [bind(config.host, config.rest_port, shared=True)] if place.shares_ports else None
+    await DrainingServer(rest, plane, grpc, config.drain_seconds, certificates).serve(sockets)
     say("stopped", model=name, revision=config.revision)
 
 
@@ -131,7 +138,7 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         rest = self.servers[0].sockets[0].getsockname()[1]
         grpc = self._grpc.port if self._grpc else None
-        say("serving", model=self._plane.name, revision=self._plane.version, rest=rest, grpc=grpc)
+        say("serving", model=self._plane.name, revision=self._plane.version, rest=rest, grpc=grpc, pid=os.getpid())
 
     async def on_tick(self, counter: int) -> bool:
         """Look through the connections and the certificate every second; uvicorn calls this ten times as often."""
@@ -165,7 +172,7 @@ def _grpc_server(
 ) -> GrpcServer | None:
     if "grpc" not in config.protocols:
         return None
-    place = (plane, metrics, config.host, config.grpc_port)
+    place = (plane, metrics, config.host, config.grpc_port, config.workers > 1)
     if config.grpc_engine == "lean":
         from trimtab_runtime.server.grpc.lean import LeanGrpcServer  # late, as a server of REST alone can do without
 

@@ -8,39 +8,147 @@ microsecond each, as long as a small model runs.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from time import perf_counter
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from trimtab_runtime.server.tallies import Row, Tallies
 
 _SECONDS: Final = (
     *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
 )
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_OTHER: Final = "other"
+_CODES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "rest": ("200", "400", "404", "405", "413", "429", "499", "500", "503", "504", _OTHER),
+        "grpc": (
+            *("OK", "CANCELLED", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "RESOURCE_EXHAUSTED"),
+            *("UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", _OTHER),
+        ),
+    }
+)
 
 
-class Distribution:
-    """Numbers counted by upper bounds."""
+class _Distribution(NamedTuple):
+    """Where the numbers of a distribution stand in a row: counts by upper bounds, beyond them, and the sum."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    bounds: Sequence[float]
+    start: int
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+    @property
+    def end(self) -> int:
+        return self.start + len(self.bounds) + 2
 
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def observe(self, row: Row, value: float) -> None:
+        row[self.start + bisect_left(self.bounds, value)] += 1
+        row[self.end - 1] += value
 
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str] = ()) -> None:
+    def add_to(self, family: HistogramMetricFamily, row: Sequence[float], labels: Sequence[str] = ()) -> None:
         """Add what was counted to a metric."""
-        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
-        family.add_metric(labels, list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
+        bounds = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        counts = accumulate(row[self.start : self.end - 1])
+        family.add_metric(labels, list(zip(bounds, counts, strict=True)), row[self.end - 1])
+
+
+# A row, from its beginning.
+_STARTS: Final = 0
+_INFLIGHT: Final = 1
+_BATCH_ROWS: Final = _Distribution(_ROWS, 2)
+_RUN_SECONDS: Final = _Distribution(_SECONDS, _BATCH_ROWS.end)
+_DURATIONS: Final = {
+    "rest": _Distribution(_SECONDS, _RUN_SECONDS.end),
+    "grpc": _Distribution(_SECONDS, _RUN_SECONDS.end + len(_SECONDS) + 2),
+}
+_REQUESTS: Final = {
+    (protocol, code): _DURATIONS["grpc"].end + at
+    for at, (protocol, code) in enumerate((protocol, code) for protocol in _CODES for code in _CODES[protocol])
+}
+_SIZE: Final = _DURATIONS["grpc"].end + len(_REQUESTS)
+
+
+def tallies_for(processes: int) -> Tallies:
+    """Return the memory in which as many processes of a server count."""
+    return Tallies(processes, _SIZE)
+
+
+def all_started(tallies: Tallies) -> bool:
+    """Tell whether every process has been ready to serve."""
+    return all(row[_STARTS] for row in tallies.rows)
+
+
+class ServerMetrics:
+    """Counts inference calls only: probes and scrapes would hide what callers see. A collector of prometheus_client.
+
+    With several processes each has one of these, over the same tallies and with a `process` number of its own.
+    """
+
+    def __init__(self, model: str, revision: str, tallies: Tallies | None = None, process: int = 0) -> None:
+        self._labels = (model, revision)
+        self._tallies = tallies or tallies_for(1)
+        self._row = self._tallies.rows[process]
+        self._row[_INFLIGHT] = 0  # what a process before this one in its place had in hand is lost
+
+    def started(self) -> None:
+        """Count this process as ready to serve."""
+        self._row[_STARTS] += 1
+
+    def observe_run(self, rows: int, seconds: float) -> None:
+        """Count one run of the session."""
+        _BATCH_ROWS.observe(self._row, rows)
+        _RUN_SECONDS.observe(self._row, seconds)
+
+    def begin(self) -> float:
+        """Count an inference call as in progress, and return when it began."""
+        self._row[_INFLIGHT] += 1
+        return perf_counter()
+
+    def end(self, protocol: str, code: str, began: float) -> None:
+        """Count an inference call that is over."""
+        row = self._row
+        row[_INFLIGHT] -= 1
+        _DURATIONS[protocol].observe(row, perf_counter() - began)
+        at = _REQUESTS.get((protocol, code))
+        row[_REQUESTS[protocol, _OTHER] if at is None else at] += 1
+
+    @contextmanager
+    def request(self, protocol: str, unless_told: str) -> Iterator["Outcome"]:
+        """Time one inference call and count it under the code that it ends with."""
+        outcome, began = Outcome(unless_told), self.begin()
+        try:
+            yield outcome
+        finally:
+            self.end(protocol, outcome.code, began)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric as it is now, over all processes."""
+        row = self._tallies.total()
+        names = ["model", "revision", "protocol"]
+        requests = CounterMetricFamily("trimtab_requests", "Inference calls by outcome.", labels=[*names, "code"])
+        for (protocol, code), at in _REQUESTS.items():
+            if row[at]:
+                requests.add_metric([*self._labels, protocol, code], row[at])
+        yield requests
+        text = "Duration of inference calls."
+        durations = HistogramMetricFamily("trimtab_request_duration_seconds", text, labels=names)
+        for protocol, duration in _DURATIONS.items():
+            if any(row[duration.start : duration.end]):
+                duration.add_to(durations, row, [*self._labels, protocol])
+        yield durations
+        yield GaugeMetricFamily("trimtab_inflight_requests", "Inference calls in progress.", row[_INFLIGHT])
+        yield _histogram("trimtab_batch_rows", "Rows of a run.", _BATCH_ROWS, row)
+        yield _histogram("trimtab_run_duration_seconds", "Duration of runs of the model.", _RUN_SECONDS, row)
+        text = "Processes that were ready to serve; if more than there are, some died."
+        yield CounterMetricFamily("trimtab_process_starts", text, row[_STARTS])
+        info = GaugeMetricFamily("trimtab_model_info", "The model served.", labels=names[:2])
+        info.add_metric(self._labels, 1)
+        yield info
 
 
 class Outcome:
@@ -50,67 +158,7 @@ class Outcome:
         self.code = code
 
 
-class ServerMetrics:
-    """Counts inference calls only: probes and scrapes would hide what callers see. A collector of prometheus_client."""
-
-    def __init__(self, model: str, revision: str) -> None:
-        self._labels = (model, revision)
-        self._requests: dict[tuple[str, str], int] = {}
-        self._durations: dict[str, Distribution] = {}
-        self._inflight = 0
-        self._batch_rows = Distribution(_ROWS)
-        self._run_seconds = Distribution(_SECONDS)
-
-    def observe_run(self, rows: int, seconds: float) -> None:
-        """Count one run of the session."""
-        self._batch_rows.observe(rows)
-        self._run_seconds.observe(seconds)
-
-    def begin(self) -> float:
-        """Count an inference call as in progress, and return when it began."""
-        self._inflight += 1
-        return perf_counter()
-
-    def end(self, protocol: str, code: str, began: float) -> None:
-        """Count an inference call that is over."""
-        self._inflight -= 1
-        duration = self._durations.get(protocol)
-        if duration is None:
-            duration = self._durations[protocol] = Distribution(_SECONDS)
-        duration.observe(perf_counter() - began)
-        key = (protocol, code)
-        self._requests[key] = self._requests.get(key, 0) + 1
-
-    @contextmanager
-    def request(self, protocol: str, unless_told: str) -> Iterator[Outcome]:
-        """Time one inference call and count it under the code that it ends with."""
-        outcome, began = Outcome(unless_told), self.begin()
-        try:
-            yield outcome
-        finally:
-            self.end(protocol, outcome.code, began)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every metric as it is now."""
-        names = ["model", "revision", "protocol"]
-        requests = CounterMetricFamily("trimtab_requests", "Inference calls by outcome.", labels=[*names, "code"])
-        for (protocol, code), count in self._requests.items():
-            requests.add_metric([*self._labels, protocol, code], count)
-        yield requests
-        text = "Duration of inference calls."
-        durations = HistogramMetricFamily("trimtab_request_duration_seconds", text, labels=names)
-        for protocol, duration in self._durations.items():
-            duration.add_to(durations, [*self._labels, protocol])
-        yield durations
-        yield GaugeMetricFamily("trimtab_inflight_requests", "Inference calls in progress.", self._inflight)
-        yield _histogram("trimtab_batch_rows", "Rows of a run.", self._batch_rows)
-        yield _histogram("trimtab_run_duration_seconds", "Duration of runs of the model.", self._run_seconds)
-        info = GaugeMetricFamily("trimtab_model_info", "The model served.", labels=names[:2])
-        info.add_metric(self._labels, 1)
-        yield info
-
-
-def _histogram(name: str, text: str, distribution: Distribution) -> Metric:
+def _histogram(name: str, text: str, distribution: _Distribution, row: Sequence[float]) -> Metric:
     family = HistogramMetricFamily(name, text, labels=())
-    distribution.add_to(family)
+    distribution.add_to(family, row)
     return family

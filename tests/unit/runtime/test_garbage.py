@@ -75,7 +75,7 @@ async def test_a_request_over_rest_is_freed_when_it_is_answered(models: Any) -> 
 
 
 async def test_a_call_over_grpc_is_freed_when_it_is_answered(models: Any) -> None:
-    server = LeanGrpcServer(*plane_of(models), "127.0.0.1", 0, 3600.0)
+    server = LeanGrpcServer(*plane_of(models), "127.0.0.1", 0, False, 3600.0)
     await server.start()
     asked = oip_pb2.ModelInferRequest(model_name="scores")
     asked.inputs.add(name="x", datatype="FP32", shape=[1, 3]).contents.fp32_contents.extend([1, 2, 3])

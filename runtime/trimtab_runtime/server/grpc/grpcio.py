@@ -29,6 +29,7 @@ class GrpcioServer:
         metrics: ServerMetrics,
         host: str,
         port: int,
+        shares_port: bool,
         max_age_seconds: float,
         certificates: Certificates | None = None,
     ) -> None:
@@ -37,7 +38,7 @@ class GrpcioServer:
             ("grpc.max_connection_age_grace_ms", _AGE_GRACE_MS),
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_send_message_length", MAX_MESSAGE),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shares_port)),
         ]
         self._server = grpc.aio.server(options=options)
         self._health = health.aio.HealthServicer()

@@ -32,6 +32,7 @@ class LeanGrpcServer:
         metrics: ServerMetrics,
         host: str,
         port: int,
+        shares_port: bool,
         max_age_seconds: float,
         certificates: Certificates | None = None,
     ) -> None:
@@ -39,6 +40,7 @@ class LeanGrpcServer:
         self._health = Health()
         self._methods = methods(plane, metrics, self._health)
         self._address = host, port
+        self._shares_port = shares_port
         self._max_age = max_age_seconds
         self._connections: set[GrpcProtocol] = set()
         self._server: asyncio.Server | None = None
@@ -47,7 +49,9 @@ class LeanGrpcServer:
     async def start(self) -> None:
         """Open the port."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, *self._address, ssl=self._tls, backlog=_BACKLOG)
+        self._server = await loop.create_server(
+            self._connection, *self._address, ssl=self._tls, backlog=_BACKLOG, reuse_port=self._shares_port
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def drain(self) -> None:
