@@ -13,6 +13,7 @@ from trimtab_api.spec import ModelFormat
 
 MANIFEST_FILE: Final = "model.yaml"
 REPORT_FILE: Final = "report.json"
+SUMS_FILE: Final = "SHA256SUMS"
 ONNX_FILE: Final = "model.onnx"
 LITERT_FILE: Final = "model.tflite"
 SAVED_MODEL_FOLDER: Final = "saved_model"

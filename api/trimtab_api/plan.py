@@ -20,7 +20,7 @@ from trimtab_api.spec import (
 )
 
 # Raised when a pass gives other bytes for the same input: results made before are then not reused.
-OPTIMIZER_VERSION: Final = "6"
+OPTIMIZER_VERSION: Final = "7"
 
 
 class Plan(Contract):

@@ -244,11 +244,13 @@ class Evaluation(Contract):
 class Batching(Contract):
     max_batch_size: int = 32
     max_delay_ms: float = 0
+    tolerance: float | None = None
 
 
 class Runtime(Contract):
     protocols: tuple[str, ...] = ("rest", "grpc")
     batching: Batching = Batching()
+    workers: int | None = None
     resources: dict[str, Any] | None = None
     pod_template: dict[str, Any] | None = None
 

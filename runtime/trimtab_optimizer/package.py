@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from trimtab_api.contract import canonical_json, explain
 from trimtab_api.errors import InvalidPackage
-from trimtab_api.package import EDITS_FILE, MANIFEST_FILE, REPORT_FILE, ModelPackage
+from trimtab_api.package import EDITS_FILE, MANIFEST_FILE, REPORT_FILE, SUMS_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.streaming.edits import StoredEdits, found_of
 from trimtab_optimizer.streaming.weights import Edits
 
-_TEXTS = frozenset({MANIFEST_FILE, REPORT_FILE, EDITS_FILE})
+_TEXTS = frozenset({MANIFEST_FILE, REPORT_FILE, EDITS_FILE, SUMS_FILE})
 
 
 class Stage(StrEnum):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from trimtab_api.contract import canonical_json
 from trimtab_api.group import ANNOTATION_RESULT
-from trimtab_api.package import REPORT_FILE
+from trimtab_api.package import REPORT_FILE, SUMS_FILE
 from trimtab_api.plan import tag_of
 from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
 from trimtab_api.spec import Convert, ModelFormat, OptimizationPass
@@ -19,7 +19,9 @@ from trimtab_optimizer.package import Model, share_folder
 from trimtab_optimizer.progress import Records, run_passes
 from trimtab_optimizer.report import write_report
 from trimtab_optimizer.run import Run
+from trimtab_optimizer.sums import write_sums
 
+_OF_AN_ARTIFACT: Final = frozenset({REPORT_FILE, SUMS_FILE})  # a source may be one itself
 _CONVERT: Final = (OptimizationPass(convert=Convert()),)
 _SERVED_AS_IT_IS: Final[tuple[OptimizationPass, ...]] = ()
 
@@ -40,8 +42,9 @@ def publish(run: Run, made: Made) -> OptimizationResult:
     """Push model and report as the artifact of the plan, and return the result that the plan tag carries."""
     key = run.plan.key(run.resolved)
     folder = run.scratch / "artifact"
-    share_folder(made.model.folder, folder, frozenset({REPORT_FILE}))  # which a source has that is an artifact itself
+    share_folder(made.model.folder, folder, _OF_AN_ARTIFACT)
     write_report(folder, run.plan, run.resolved, made.records, made.metrics, made.details, made.variants)
+    write_sums(folder)
     digest = run.store.push(folder, run.repository, (tag_of(key, "artifact"),), {})
     result = OptimizationResult(
         artifact=f"{run.repository}@{digest}",
@@ -64,6 +67,9 @@ def _publish_unoptimized(run: Run) -> Unoptimized:
     plan = run.plan.model_copy(update={"passes": passes, "search": None, "gate": ()})
     _, model, _ = run_passes(replace(run, plan=plan, scratch=run.scratch / "unoptimized"))
     tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
-    digest = run.store.push(model.folder, run.repository, (tag,), {})
+    folder = run.scratch / "unoptimized-artifact"
+    share_folder(model.folder, folder, _OF_AN_ARTIFACT)
+    write_sums(folder)
+    digest = run.store.push(folder, run.repository, (tag,), {})
     say("unoptimized published", digest=digest)
     return Unoptimized(artifact=f"{run.repository}@{digest}", size_bytes=model.size_bytes())

@@ -32,6 +32,9 @@ _HELP: Final = {
     "READ_TIMEOUT_SECONDS": "in which a request has to have arrived (default 60)",
     "KEEP_ALIVE_SECONDS": "how long a connection may be idle (default 75: callers and proxies close theirs before)",
     "MAX_CONNECTION_AGE_SECONDS": "age at which a connection is asked to end (default 30)",
+    "ACCESS_LOG": "1: a line of the log for each inference call (default 0)",
+    "SERVER_TIMING": "1: answers over REST have a header Server-Timing (default 0)",
+    "SPANS": "1: spans of OpenTelemetry, sent and sampled as the variables OTEL_* say (default 0)",
     "THREADS": "threads of one run (default: the CPUs that the container may use, by the number of processes)",
 }
 _Number = TypeVar("_Number", int, float)
@@ -63,6 +66,9 @@ class RuntimeConfig:
     read_timeout_seconds: float
     keep_alive_seconds: float
     max_connection_age_seconds: float
+    access_log: bool
+    server_timing: bool
+    spans: bool
     threads: int | None
 
 
@@ -84,7 +90,7 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         grpc_engine=_one_of(values, "GRPC_ENGINE", ("lean", "grpcio")),
         max_delay_seconds=_number(values, "MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
         max_wait_seconds=_number(values, "MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
-        fast_path=bool(_number(values, "FAST_PATH", 1, 0, 1)),
+        fast_path=_switch(values, "FAST_PATH", 1),
         drain_seconds=_number(values, "DRAIN_SECONDS", 5.0, 0.0, 3600.0),
         tls_certificate=_path(values, "TLS_CERTIFICATE"),
         tls_key=_path(values, "TLS_KEY"),
@@ -92,6 +98,9 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         read_timeout_seconds=_number(values, "READ_TIMEOUT_SECONDS", 60.0, 0.1, 86_400.0),
         keep_alive_seconds=_number(values, "KEEP_ALIVE_SECONDS", 75.0, 0.1, 86_400.0),
         max_connection_age_seconds=_number(values, "MAX_CONNECTION_AGE_SECONDS", 30.0, 0.1, 86_400.0),
+        access_log=_switch(values, "ACCESS_LOG"),
+        server_timing=_switch(values, "SERVER_TIMING"),
+        spans=_switch(values, "SPANS"),
         threads=_number(values, "THREADS", 0, 0, 1024) or None,
     )
 
@@ -124,6 +133,10 @@ def _number(values: Mapping[str, str], name: str, default: _Number, low: _Number
         kind = "a whole number" if isinstance(default, int) else "a number"
         raise InvalidSpec(f"{_PREFIX}{name} is {text!r}; it has to be {kind} from {low} to {high}")
     return number
+
+
+def _switch(values: Mapping[str, str], name: str, default: int = 0) -> bool:
+    return bool(_number(values, name, default, 0, 1))
 
 
 def _one_of(values: Mapping[str, str], name: str, known: Sequence[str]) -> str:

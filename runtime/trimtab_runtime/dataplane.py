@@ -47,7 +47,7 @@ class DataPlane:
     async def infer(self, request: InferRequest) -> Outputs:
         """Return the outputs asked for. Raises the errors of protocol/errors.py."""
         self._check(request)
-        return _wanted(await self._batcher.infer(request.feeds, request.timeout), request)
+        return _wanted(await self._batcher.infer(request.feeds, request.timeout, request.spent), request)
 
     def submit(self, request: InferRequest, done: Done) -> Waiting:
         """Do the same, and call `done` with the outputs or the error. Raises what is known to be wrong at once."""
@@ -56,7 +56,8 @@ class DataPlane:
         def finish(result: Outputs | Exception) -> None:
             done(result if isinstance(result, Exception) else _wanted(result, request))
 
-        return self._batcher.submit(request.feeds, done if request.wanted is None else finish, request.timeout)
+        given = done if request.wanted is None else finish
+        return self._batcher.submit(request.feeds, given, request.timeout, request.spent)
 
     def _check(self, request: InferRequest) -> None:
         feeds = request.feeds

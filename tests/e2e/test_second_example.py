@@ -6,6 +6,7 @@ from callers import Callers
 from install import EXAMPLES, manifest_of, push_example
 from road import Road
 from target import Target
+from trimtab_testing.conditions import batching_safe
 
 
 def test_a_transformer_is_made_int8_passes_its_gate_and_answers(target: Target, namespace: str) -> None:
@@ -19,6 +20,7 @@ def test_a_transformer_is_made_int8_passes_its_gate_and_answers(target: Target, 
     assert [item["name"] for item in status["optimization"]["passes"]] == ["convert", "quantize"]
     assert status["evaluation"]["passed"] is True
     assert size["ratio"] < 0.5
+    assert batching_safe(road) == "False"  # dynamic int8: all rows of a batch share one scale
     with Callers(target, namespace, service="attention") as callers:
         answer = json.loads(callers.ask([[0.0] * 30, [2.0] * 30]))
     assert [item["label"] for item in answer["predictions"]] == ["benign", "malignant"]

@@ -15,7 +15,7 @@ from trimtab_api.report import OptimizationResult
 from trimtab_operator.controller.reconcile import Context
 from trimtab_operator.controller.workers import run_workers
 from trimtab_operator.controller.workqueue import Key, WorkQueue
-from trimtab_operator.core.observed import Pod, Sample, Settings
+from trimtab_operator.core.observed import Batching, Pod, Sample, Settings
 from trimtab_operator.kube.client import ApiServer
 from trimtab_operator.kube.events import EventRecorder
 from trimtab_operator.telemetry import ControllerMetrics
@@ -34,6 +34,9 @@ class Nothing:
     """A registry that holds no artifact, and pods that tell no figures."""
 
     async def find(self, plan: Plan) -> OptimizationResult | None:
+        return None
+
+    async def batching(self, pod: Pod) -> Batching | None:
         return None
 
     async def sample(self, pods: tuple[Pod, ...]) -> Sample | None:

@@ -10,8 +10,8 @@ from trimtab_api.group import LABEL_REVISION
 from trimtab_api.report import EXIT_USER_ERROR
 from trimtab_cli.local.api import LocalApi
 from trimtab_cli.local.processes import Manifest, Server, container_environment, free_port, start
-from trimtab_operator.core.observed import Pod, Sample
-from trimtab_operator.probes.metrics import add_samples, parse_sample
+from trimtab_operator.core.observed import Batching, Pod, Sample
+from trimtab_operator.probes.metrics import add_samples, parse_batching, parse_sample
 from trimtab_optimizer.store import Store
 
 _TRIES = 3
@@ -52,6 +52,12 @@ class LocalKubelet:
         texts = await asyncio.gather(*(self._metrics(server) for server in servers))
         samples = [parse_sample(text) for text in texts if text is not None]
         return add_samples(samples) if samples and len(samples) == len(servers) else None
+
+    async def batching(self, pod: Pod) -> Batching | None:
+        """Return how the servers of a revision batch, as one of them tells."""
+        servers = self.ready_servers(pod.revision)
+        text = await self._metrics(servers[0]) if servers else None
+        return None if text is None else parse_batching(text, pod.revision)
 
     async def close(self) -> None:
         """End every process."""

@@ -12,8 +12,9 @@ from trimtab_api.plan import Plan
 from trimtab_api.report import OptimizationResult
 from trimtab_operator.controller import views
 from trimtab_operator.controller.workqueue import Key
+from trimtab_operator.core.batching import pod_to_ask
 from trimtab_operator.core.decision import plan_to_look_up, revision_to_sample
-from trimtab_operator.core.observed import Manifest, Observed, Pod, Sample, Settings
+from trimtab_operator.core.observed import Batching, Manifest, Observed, Pod, Sample, Settings
 from trimtab_operator.kube.client import KubeClient
 
 OWNED_KINDS = ("ModelRevision", "Job", "Deployment", "Service", "Pod")
@@ -26,9 +27,13 @@ class Registry(Protocol):
 
 
 class Metrics(Protocol):
-    """Counters of pods, summed. None where one of them gives none: half a picture is no picture."""
+    """What pods tell of themselves."""
 
-    async def sample(self, pods: tuple[Pod, ...]) -> Sample | None: ...
+    async def sample(self, pods: tuple[Pod, ...]) -> Sample | None:
+        """Return the counters of pods, summed. None where one gives none: half a picture is no picture."""
+
+    async def batching(self, pod: Pod) -> Batching | None:
+        """Return how a server batches; None where it does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,9 @@ async def _ask(observed: Observed, registry: Registry, metrics: Metrics) -> Obse
     plan = plan_to_look_up(observed)
     if plan is not None:
         observed = replace(observed, found=await registry.find(plan))
+    pod = pod_to_ask(observed)
+    if pod is not None:
+        observed = replace(observed, batching=await metrics.batching(pod))
     name = revision_to_sample(observed)
     if name is None:
         return observed

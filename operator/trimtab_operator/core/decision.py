@@ -12,7 +12,7 @@ from trimtab_api.plan import Plan, make_plan
 from trimtab_api.report import OptimizationResult
 from trimtab_api.revision import ModelRevisionSpec, Rejection, RevisionArtifact
 from trimtab_api.spec import GateFailure, ModelDeploymentSpec
-from trimtab_operator.core import optimization, revisions
+from trimtab_operator.core import batching, optimization, revisions
 from trimtab_operator.core.events import Event, events_between
 from trimtab_operator.core.observed import Manifest, Observed, Revision
 from trimtab_operator.core.optimization import Optimization, Stage
@@ -25,6 +25,7 @@ from trimtab_operator.resources.service import main_service, revision_service
 from trimtab_operator.resources.serving_deployment import serving_deployment, serving_template
 
 _LOOK_FOR_LEFTOVERS_SECONDS = 1.0
+_ASK_AGAIN_SECONDS = 30.0  # a server that did not tell how it batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,11 @@ def decide(observed: Observed, now: datetime) -> Decision:
         delete=_obsolete(spec, observed, wanted, rollout),
         status=status,
         events=events_between(observed.parent.status, status),
-        requeue_after=_earliest(rollout.requeue_after, _warmth_left(spec, observed, now)),
+        requeue_after=_earliest(
+            rollout.requeue_after,
+            _warmth_left(spec, observed, now),
+            _ASK_AGAIN_SECONDS if batching.pod_to_ask(observed) else None,
+        ),
     )
 
 

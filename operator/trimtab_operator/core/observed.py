@@ -121,6 +121,19 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """What the servers of a revision found out of it: rows that run together, and whether that changes answers.
+
+    `difference` is a part of the largest output; None where it is beyond measure.
+    """
+
+    revision: str
+    rows: int
+    safe: bool
+    difference: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The only input of the core beside the time."""
 
@@ -134,6 +147,7 @@ class Observed:
     leftovers: tuple[str, ...] = ()  # `Kind/name` of what a ModelDeployment that had this name before still owns
     found: OptimizationResult | None = None  # an artifact of the target's plan that the registry already holds
     sample: Sample | None = None  # of the candidate, while it is analysed
+    batching: Batching | None = None  # of the stable revision, until status has it
 
     @property
     def serves(self) -> bool:

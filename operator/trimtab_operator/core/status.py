@@ -9,6 +9,7 @@ from trimtab_api.group import LABEL_DEPLOYMENT
 from trimtab_api.report import METRIC_ACCURACY, METRIC_COSINE, METRIC_PERPLEXITY, METRIC_RMSE
 from trimtab_api.revision import Rejection
 from trimtab_api.spec import ModelDeploymentSpec
+from trimtab_operator.core import batching
 from trimtab_operator.core.analysis import write_state
 from trimtab_operator.core.conditions import Condition, merge
 from trimtab_operator.core.observed import Manifest, Observed, Parent
@@ -48,12 +49,14 @@ class Summary:
 def summarize(summary: Summary, now: datetime) -> Manifest:
     """Return the whole status; absent facts are absent fields."""
     rollout, parent = summary.rollout, summary.observed.parent
+    rows = batching.known(summary.observed, rollout.stable)
     conditions = (
         _ready(summary),
         _artifact_ready(summary),
         _gate_passed(summary),
         _progressing(summary),
         _degraded(summary),
+        batching.condition(rows),
     )
     status: dict[str, Any] = {
         "observedGeneration": parent.generation,
@@ -71,6 +74,7 @@ def summarize(summary: Summary, now: datetime) -> Manifest:
         "evaluation": _evaluation(summary),
         "rollout": _progress(rollout),
         "analysis": write_state(rollout.analysis) if rollout.analysis else None,
+        "batching": batching.write(rows),
         "url": _url(summary) if rollout.stable else None,
         "conditions": merge(parent.status.get("conditions", []), conditions, parent.generation, now),
     }

@@ -1,11 +1,12 @@
-"""The counters of serving pods, read from the pods themselves: an analysis needs no Prometheus."""
+"""The metrics of serving pods, read from the pods themselves: an analysis needs no Prometheus."""
 
 import asyncio
+import math
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from trimtab_operator.core.observed import Pod, Sample
+from trimtab_operator.core.observed import Batching, Pod, Sample
 
 _PORT = 8080
 _SECONDS = 3.0
@@ -25,6 +26,11 @@ class PodMetrics:
         texts = await asyncio.gather(*(self._read(pod) for pod in pods))
         samples = [parse_sample(text) for text in texts if text is not None]
         return add_samples(samples) if samples and len(samples) == len(pods) else None
+
+    async def batching(self, pod: Pod) -> Batching | None:
+        """Return how a server batches; None where it does not tell."""
+        text = await self._read(pod)
+        return None if text is None else parse_batching(text, pod.revision)
 
     async def _read(self, pod: Pod) -> str | None:
         try:
@@ -47,6 +53,17 @@ def parse_sample(text: str) -> Sample:
                 bound = float(line.labels["le"])
                 buckets[bound] = buckets.get(bound, 0.0) + line.value
     return Sample(requests, errors, buckets)
+
+
+def parse_batching(text: str, revision: str) -> Batching | None:
+    """Read from the text format of Prometheus how a server batches; None where it is older than the question."""
+    found = {line.name: line.value for family in text_string_to_metric_families(text) for line in family.samples}
+    safe = found.get("trimtab_batching_safe")
+    if safe is None:
+        return None
+    difference = found.get("trimtab_batching_difference", math.inf)
+    rows = int(found.get("trimtab_batching_rows", 1))
+    return Batching(revision, rows, bool(safe), difference if math.isfinite(difference) else None)
 
 
 def add_samples(samples: list[Sample]) -> Sample:

@@ -97,6 +97,7 @@ def _pod_spec(parent: Parent, settings: Settings, revision: str, artifact: str, 
 
 
 def _environment(parent: Parent, settings: Settings, revision: str, runtime: Runtime) -> dict[str, str]:
+    chosen = {"TRIMTAB_WORKERS": runtime.workers, "TRIMTAB_BATCH_TOLERANCE": runtime.batching.tolerance}
     return {
         "TRIMTAB_MODEL_DIR": "/model",
         "TRIMTAB_MODEL_NAME": parent.name,
@@ -105,6 +106,7 @@ def _environment(parent: Parent, settings: Settings, revision: str, runtime: Run
         "TRIMTAB_MAX_BATCH_SIZE": str(runtime.batching.max_batch_size),
         "TRIMTAB_MAX_DELAY_MS": f"{runtime.batching.max_delay_ms:g}",
         "TRIMTAB_DRAIN_SECONDS": str(settings.drain_seconds),
+        **{name: f"{value:g}" for name, value in chosen.items() if value is not None},
     }
 
 

@@ -15,6 +15,7 @@ from trimtab_runtime.engine.queueing import Done, Feeds, Outputs, Queue, Shape, 
 from trimtab_runtime.engine.running import Computed, Run, compute
 from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol.errors import Busy, Late
+from trimtab_runtime.protocol.request import Spent
 
 _LEAST_BATCHES = 8  # may always wait, however long they take: with fewer, refusals would leave the session idle
 
@@ -60,7 +61,7 @@ class Batcher:
         self._is_due = False
         self._wake = threading.Event()
 
-    async def infer(self, feeds: Feeds, timeout: float | None = None) -> Outputs:
+    async def infer(self, feeds: Feeds, timeout: float | None = None, spent: Spent | None = None) -> Outputs:
         """Return the outputs for these rows. Raises what `submit` raises, Late and InferenceFailed."""
         answer: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
 
@@ -68,24 +69,27 @@ class Batcher:
             if not answer.done():
                 _settle(answer, result)
 
-        waiting = self.submit(feeds, settle, timeout)
+        waiting = self.submit(feeds, settle, timeout, spent)
         try:
             return await answer
         except asyncio.CancelledError:
             waiting.left = True
             raise
 
-    def submit(self, feeds: Feeds, done: Done, timeout: float | None = None) -> Waiting:
+    def submit(self, feeds: Feeds, done: Done, timeout: float | None = None, spent: Spent | None = None) -> Waiting:
         """Queue rows; `done` is called in the loop, later. After `timeout` seconds they need not be computed any more.
 
+        Where there is a `spent`, it is told what became of the time.
         Raises Busy when too much waits for an answer in time.
         """
         loop = self._loop or self._begin()
         now = loop.time()
         rows, size = len(next(iter(feeds.values()))), sum([array.nbytes for array in feeds.values()])
         shape = () if self._one_shape else _shape(feeds)
-        waiting = Waiting(feeds, rows, size, shape, now, None if timeout is None else now + timeout, done)
+        waiting = Waiting(feeds, rows, size, shape, now, None if timeout is None else now + timeout, done, spent)
         self._admit(waiting)
+        if spent is not None:
+            spent.begin()
         self._rows += waiting.rows
         self._bytes += waiting.size
         if self._limits.delay_seconds:
@@ -182,6 +186,8 @@ class Batcher:
             self._forecast.learn(rows, seconds)
             self._observe_run(rows, seconds)
         for item, result in zip(computed.batch, computed.results, strict=True):
+            if item.spent is not None:
+                item.spent.end(sum(seconds for _, seconds in computed.runs), sum(part.rows for part in computed.batch))
             self._finish(item, result)
 
     def _finish(self, item: Waiting, result: Outputs | Exception) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
+from trimtab_runtime.protocol.request import Spent
 from trimtab_runtime.protocol.tensors import Array
 
 Feeds = Mapping[str, Array]
@@ -28,6 +29,7 @@ class Waiting:
     since: float
     deadline: float | None
     done: Done
+    spent: Spent | None = None
     left: bool = False
 
     def is_late(self, now: float) -> bool:

@@ -29,20 +29,25 @@ MakeRows = Callable[[int], Feeds]
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """How to run a model: `difference` is that of a row in company, as a part of the largest output."""
+    """How to run a model: `difference` is that of a row in company, as a part of the largest output.
+
+    `is_safe` tells whether that is within the tolerance.
+    """
 
     costs: Costs
     batch_rows: int
     in_loop: bool
     difference: float
+    is_safe: bool
 
 
 def learn(run: Run, make_rows: MakeRows, most_rows: int, tolerance: float) -> Learned:
     """Try a model with rows of its own making. Its first runs are over: what they pay for is not measured."""
     difference = _difference(run, make_rows(_COMPARED_ROWS)) if most_rows > 1 else 0.0
-    costs = _costs(run, make_rows, most_rows if difference <= tolerance else 1)
+    is_safe = difference <= tolerance
+    costs = _costs(run, make_rows, most_rows if is_safe else 1)
     rows = costs.useful_rows()
-    return Learned(costs, rows, costs.of(rows) <= _IN_LOOP_SECONDS, difference)
+    return Learned(costs, rows, costs.of(rows) <= _IN_LOOP_SECONDS, difference, is_safe)
 
 
 def _costs(run: Run, make_rows: MakeRows, most_rows: int) -> Costs:

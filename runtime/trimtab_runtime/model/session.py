@@ -21,6 +21,7 @@ from trimtab_api.spec import ModelFormat
 from trimtab_runtime.model.backend import Backend, Found
 from trimtab_runtime.model.litert import LitertBackend
 from trimtab_runtime.model.onnx import OnnxBackend
+from trimtab_runtime.model.sums import verified
 from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of
 
 # Lengths tried for axes that are free beside the batch: rows of length 1 are too much alike to tell anything of a
@@ -47,11 +48,12 @@ class Model:
 
 def load_model(folder: Path, threads: int) -> Model:
     """Load, check and warm up the artifact in a folder. Raises InvalidPackage naming what is wrong."""
-    package = _read_package(folder)
-    backend = _open(folder, package, threads)
-    _compare("input", package.inputs, backend.inputs, backend.file)
-    _compare("output", package.outputs, backend.outputs, backend.file)
-    model = _warmed_up(package, backend)
+    with verified(folder):
+        package = _read_package(folder)
+        backend = _open(folder, package, threads)
+        _compare("input", package.inputs, backend.inputs, backend.file)
+        _compare("output", package.outputs, backend.outputs, backend.file)
+        model = _warmed_up(package, backend)
     _give_memory_back()
     return model
 

@@ -35,8 +35,10 @@ from trimtab_runtime.server.answers import (
 )
 from trimtab_runtime.server.connections import TimedProtocol
 from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.tracing import SERVER_TIMING, TRACE_PARENT, Trace
 
 _HEADER_LENGTH: Final = HEADER_LENGTH.encode()
+_TRACE_PARENT: Final = TRACE_PARENT.encode()
 _CLOSE: Final = b"connection: close\r\n"
 _END: Final = b"\r\n\r\n"
 _LONGEST_HEAD: Final = 4096  # bytes of one that is remembered
@@ -85,11 +87,13 @@ class Call:
         "parts",
         "response_complete",
         "size",
+        "trace",
         "waiting",
     )
 
-    def __init__(self, began: float, keep_alive: bool, event: Event) -> None:
+    def __init__(self, began: float, keep_alive: bool, event: Event, trace: Trace | None) -> None:
         self.began = began
+        self.trace = trace
         self.keep_alive = keep_alive
         self.message_event = event
         self.response_complete = self.disconnected = False
@@ -123,7 +127,7 @@ class FastProtocol(TimedProtocol):
             return
         super().data_received(data)
         is_whole = self._begun == 1 and self._reading_since is None and len(data) == end + self._announced
-        if is_whole and self._call is not None:
+        if is_whole and self._call is not None and self._trace_parent is None:
             self._remember(data[:end], Head(self._announced, self._keep_alive, self._header_length))
 
     def on_message_begin(self) -> None:
@@ -131,6 +135,7 @@ class FastProtocol(TimedProtocol):
         self._call = None
         self._announced = 0
         self._header_length: str | None = None
+        self._trace_parent: str | None = None  # another one with each call, so that such heads never come again
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -142,6 +147,8 @@ class FastProtocol(TimedProtocol):
             self._announced = int(value)
         elif name == _HEADER_LENGTH:
             self._header_length = value.decode("latin-1")
+        elif name == _TRACE_PARENT:
+            self._trace_parent = value.decode("latin-1")
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
 
@@ -150,7 +157,7 @@ class FastProtocol(TimedProtocol):
             self._hand_over()
             return
         self._keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        call = self._call = self._new_call(self._keep_alive)
+        call = self._call = self._new_call(self._keep_alive, self._trace_parent)
         if self._announced > MAX_BODY:
             self._guarded(call, check_announced, self._announced)
 
@@ -181,7 +188,7 @@ class FastProtocol(TimedProtocol):
             call.response_complete = True
             if call.waiting is not None:
                 call.waiting.left, call.waiting = True, None
-            self._inference.metrics.end("rest", str(CLIENT_LEFT), call.began)
+            self._inference.metrics.end("rest", str(CLIENT_LEFT), call.began, call.trace)
         super().connection_lost(exc)
 
     def _is_between_messages(self) -> bool:
@@ -195,11 +202,12 @@ class FastProtocol(TimedProtocol):
         heads[data] = head
 
     def _infer_whole(self, head: Head, body: bytes) -> None:
-        call = self._new_call(head.keep_alive)
+        call = self._new_call(head.keep_alive, None)
         self._guarded(call, self._infer, call, body, head.header_length)
 
-    def _new_call(self, keep_alive: bool) -> Call:
-        call = Call(self._inference.metrics.begin(), keep_alive, self._event)
+    def _new_call(self, keep_alive: bool, trace_parent: str | None) -> Call:
+        metrics = self._inference.metrics
+        call = Call(metrics.begin(), keep_alive, self._event, metrics.trace(trace_parent))
         self._pending = call
         self.cycle = call  # type: ignore[assignment]
         return call
@@ -232,6 +240,8 @@ class FastProtocol(TimedProtocol):
     def _infer(self, call: Call, body: bytes, header_length: str | None) -> None:
         plane = self._inference.plane
         request = rest.read_request(body, read_header_length(header_length, body), plane.inputs)
+        if call.trace is not None:
+            request = request._replace(spent=call.trace.spent)
 
         def done(result: Outputs | Exception) -> None:
             if isinstance(result, Exception):
@@ -253,22 +263,23 @@ class FastProtocol(TimedProtocol):
         call.waiting = None  # it knows the call: without this, only the garbage collector could free the two
         self._pending = None
         has_left = self.transport.is_closing()
-        self._inference.metrics.end("rest", str(CLIENT_LEFT if has_left else answer.status), call.began)
+        metrics = self._inference.metrics
+        metrics.end("rest", str(CLIENT_LEFT if has_left else answer.status), call.began, call.trace)
         if self.should_close(self._inference.plane.ready, self._inference.max_age_seconds):
             call.keep_alive = False
         if not has_left:
-            self.transport.write(_written(answer, call.keep_alive))
+            timing = call.trace.timing() if call.trace and metrics.tracing and metrics.tracing.server_timing else None
+            self.transport.write(_written(answer, call.keep_alive, timing))
             if not call.keep_alive:
                 self.transport.close()
         self.on_response_complete()
 
 
-def _written(answer: Answer, keep_alive: bool) -> bytes:
-    return b"%bcontent-length: %d\r\n\r\n%b" % (
-        _head(answer.status, answer.headers, keep_alive),
-        len(answer.body),
-        answer.body,
-    )
+def _written(answer: Answer, keep_alive: bool, timing: str | None) -> bytes:
+    head = _head(answer.status, answer.headers, keep_alive)
+    if timing is not None:
+        head += f"{SERVER_TIMING}: {timing}\r\n".encode()
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(answer.body), answer.body)
 
 
 @lru_cache(1024)

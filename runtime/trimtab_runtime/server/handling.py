@@ -7,19 +7,23 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from trimtab_runtime.protocol.request import Spent
 from trimtab_runtime.server.answers import CLIENT_LEFT, Answer, check_announced, check_received, error_answer
 from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.tracing import SERVER_TIMING, TRACE_PARENT
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request, Spent | None], Awaitable[Response]]
 
 
-def counted(handler: Handler, metrics: ServerMetrics) -> Handler:
+def counted(handler: Handler, metrics: ServerMetrics) -> Callable[[Request], Awaitable[Response]]:
     """Wrap an inference handler: whatever happens becomes an answer, and is counted."""
 
     async def handle(request: Request) -> Response:
-        with metrics.request("rest", unless_told="500") as outcome:
-            found = await _settled(handler, request)
+        with metrics.request("rest", "500", request.headers.get(TRACE_PARENT)) as outcome:
+            found = await _settled(handler, request, outcome.spent)
             outcome.code = str(found.status_code)
+            if outcome.trace is not None and metrics.tracing and metrics.tracing.server_timing:
+                found.headers[SERVER_TIMING] = outcome.trace.timing()
             return found
 
     return handle
@@ -47,9 +51,9 @@ def json_response(content: Any, status: int = 200) -> Response:
     return response(Answer(status, orjson.dumps(content)))
 
 
-async def _settled(handler: Handler, request: Request) -> Response:
+async def _settled(handler: Handler, request: Request, spent: Spent | None) -> Response:
     try:
-        return await handler(request)
+        return await handler(request, spent)
     except ClientDisconnect:
         return Response(status_code=CLIENT_LEFT)
     except Exception as error:

@@ -30,6 +30,7 @@ from trimtab_runtime.server.metrics import ServerMetrics, all_started
 from trimtab_runtime.server.place import Place, bind
 from trimtab_runtime.server.rest import make_app
 from trimtab_runtime.server.tls import Certificates
+from trimtab_runtime.server.tracing import open_tracing
 
 _FINISH_SECONDS: Final = 15  # for what is in flight at the end of the drain
 _LOOK_SECONDS: Final = 0.01
@@ -39,7 +40,8 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     """Serve until SIGTERM and a drain. Raises InvalidPackage where the artifact cannot be served."""
     model = load_model(config.model_dir, config.threads or max(1, available_cpus() // config.workers))
     name = config.model_name or model.package.name
-    metrics = ServerMetrics(name, config.revision, place.tallies, place.process)
+    tracing = open_tracing(config, name)
+    metrics = ServerMetrics(name, config.revision, place.tallies, place.process, tracing)
     batcher = _batcher(config, model, metrics)
     plane = DataPlane(name, config.revision, model, batcher)
     certificates = _certificates(config)
@@ -51,6 +53,8 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
         await asyncio.sleep(_LOOK_SECONDS)
     sockets = [bind(config.host, config.rest_port, shared=True)] if place.shares_ports else None
     await DrainingServer(rest, plane, grpc, config.drain_seconds, certificates).serve(sockets)
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
     say("stopped", model=name, revision=config.revision)
 
 
@@ -64,6 +68,7 @@ def _collect_seldom() -> None:
 def _batcher(config: RuntimeConfig, model: Model, metrics: ServerMetrics) -> Batcher:
     """Return what feeds the model in the way that it runs best, as a trial tells."""
     learned = learn(model.run, model.make_rows, config.max_batch_size, config.batch_tolerance)
+    metrics.learned(learned)
     one_shape = all(-1 not in item.shape[1:] for item in model.package.inputs)
     # Rows of any length may take any time: those of the trial say nothing of the longest.
     in_loop = learned.in_loop and one_shape if config.executor == "auto" else config.executor == "loop"

@@ -17,7 +17,10 @@ from typing import Final, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from trimtab_runtime.engine.trial import Learned
+from trimtab_runtime.protocol.request import Spent
 from trimtab_runtime.server.tallies import Row, Tallies
+from trimtab_runtime.server.tracing import Trace, Tracing
 
 _SECONDS: Final = (
     *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),
@@ -86,18 +89,32 @@ def all_started(tallies: Tallies) -> bool:
 class ServerMetrics:
     """Counts inference calls only: probes and scrapes would hide what callers see. A collector of prometheus_client.
 
-    With several processes each has one of these, over the same tallies and with a `process` number of its own.
+    With several processes each has one of these, over the same tallies and with a `process` number of its own. Calls
+    that have a trace are told of by `tracing`, where there is one.
     """
 
-    def __init__(self, model: str, revision: str, tallies: Tallies | None = None, process: int = 0) -> None:
+    def __init__(
+        self,
+        model: str,
+        revision: str,
+        tallies: Tallies | None = None,
+        process: int = 0,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self.tracing: Final = tracing
         self._labels = (model, revision)
         self._tallies = tallies or tallies_for(1)
         self._row = self._tallies.rows[process]
         self._row[_INFLIGHT] = 0  # what a process before this one in its place had in hand is lost
+        self._learned: Learned | None = None
 
     def started(self) -> None:
         """Count this process as ready to serve."""
         self._row[_STARTS] += 1
+
+    def learned(self, learned: Learned) -> None:
+        """Take what a trial told of the model. Each process has its own trial, and tells of that."""
+        self._learned = learned
 
     def observe_run(self, rows: int, seconds: float) -> None:
         """Count one run of the session."""
@@ -109,8 +126,14 @@ class ServerMetrics:
         self._row[_INFLIGHT] += 1
         return perf_counter()
 
-    def end(self, protocol: str, code: str, began: float) -> None:
+    def trace(self, parent: str | None) -> Trace | None:
+        """Return the trace of a call that begins; None where nobody wants to know."""
+        return None if self.tracing is None else self.tracing.begin(parent)
+
+    def end(self, protocol: str, code: str, began: float, trace: Trace | None = None) -> None:
         """Count an inference call that is over."""
+        if trace is not None and self.tracing is not None:
+            self.tracing.end(trace, protocol, code)
         row = self._row
         row[_INFLIGHT] -= 1
         _DURATIONS[protocol].observe(row, perf_counter() - began)
@@ -118,13 +141,13 @@ class ServerMetrics:
         row[_REQUESTS[protocol, _OTHER] if at is None else at] += 1
 
     @contextmanager
-    def request(self, protocol: str, unless_told: str) -> Iterator["Outcome"]:
-        """Time one inference call and count it under the code that it ends with."""
-        outcome, began = Outcome(unless_told), self.begin()
+    def request(self, protocol: str, unless_told: str, parent: str | None = None) -> Iterator["Outcome"]:
+        """Time one inference call and count it under the code that it ends with; `parent` is its `traceparent`."""
+        outcome, began = Outcome(unless_told, self.trace(parent)), self.begin()
         try:
             yield outcome
         finally:
-            self.end(protocol, outcome.code, began)
+            self.end(protocol, outcome.code, began, outcome.trace)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric as it is now, over all processes."""
@@ -144,6 +167,8 @@ class ServerMetrics:
         yield GaugeMetricFamily("trimtab_inflight_requests", "Inference calls in progress.", row[_INFLIGHT])
         yield _histogram("trimtab_batch_rows", "Rows of a run.", _BATCH_ROWS, row)
         yield _histogram("trimtab_run_duration_seconds", "Duration of runs of the model.", _RUN_SECONDS, row)
+        if self._learned is not None:
+            yield from _batching(self._learned)
         text = "Processes that were ready to serve; if more than there are, some died."
         yield CounterMetricFamily("trimtab_process_starts", text, row[_STARTS])
         info = GaugeMetricFamily("trimtab_model_info", "The model served.", labels=names[:2])
@@ -154,8 +179,22 @@ class ServerMetrics:
 class Outcome:
     """The code that a request ends with; set by the server before the request is over."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, trace: Trace | None) -> None:
         self.code = code
+        self.trace = trace
+
+    @property
+    def spent(self) -> Spent | None:
+        """Return what wants to know where the time goes."""
+        return None if self.trace is None else self.trace.spent
+
+
+def _batching(learned: Learned) -> Iterator[Metric]:
+    yield GaugeMetricFamily("trimtab_batching_rows", "Most rows that run together.", learned.batch_rows)
+    text = "By how much answers differ in company, as a part of the largest output."
+    yield GaugeMetricFamily("trimtab_batching_difference", text, learned.difference)
+    text = "Whether that is within the tolerance: 1 where requests run together, 0 where they run one by one."
+    yield GaugeMetricFamily("trimtab_batching_safe", text, learned.is_safe)
 
 
 def _histogram(name: str, text: str, distribution: _Distribution, row: Sequence[float]) -> Metric:

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, DataPlane
 from trimtab_runtime.protocol import plain, rest
 from trimtab_runtime.protocol.errors import RequestError
-from trimtab_runtime.protocol.request import InferRequest
+from trimtab_runtime.protocol.request import InferRequest, Spent
 from trimtab_runtime.server import pages, v1
 from trimtab_runtime.server.answers import (
     HEADER_LENGTH,
@@ -74,17 +74,18 @@ class _Views:
         self._find(request)
         return json_response({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
 
-    async def infer(self, request: Request) -> Response:
+    async def infer(self, request: Request, spent: Spent | None) -> Response:
         self._find(request)
         body = await read_body(request)
         asked = rest.read_request(
             body, read_header_length(request.headers.get(HEADER_LENGTH), body), self._plane.inputs
         )
-        return response(outputs_answer(self._writer, await self._plane.infer(asked), asked))
+        outputs = await self._plane.infer(asked._replace(spent=spent))
+        return response(outputs_answer(self._writer, outputs, asked))
 
-    async def predict(self, request: Request) -> Response:
+    async def predict(self, request: Request, spent: Spent | None) -> Response:
         rows = plain.read_rows(await read_body(request), self._plane.inputs)
-        outputs = await self._plane.infer(InferRequest(rows))
+        outputs = await self._plane.infer(InferRequest(rows, spent=spent))
         return response(Answer(200, plain.write_predictions(self._plane.package, outputs)))
 
     def _find(self, request: Request) -> None:

@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.protocol import v1
-from trimtab_runtime.protocol.request import InferRequest
+from trimtab_runtime.protocol.request import InferRequest, Spent
 from trimtab_runtime.server.answers import Answer
 from trimtab_runtime.server.handling import counted, json_response, read_body, response
 from trimtab_runtime.server.metrics import ServerMetrics
@@ -49,10 +49,10 @@ class _Views:
         package = self._plane.package
         return json_response(v1.metadata(self._plane.name, self._plane.version, package.inputs, package.outputs))
 
-    async def predict(self, request: Request) -> Response:
+    async def predict(self, request: Request, spent: Spent | None) -> Response:
         self._find(request)
         feeds, is_rows = v1.read_request(await read_body(request), self._plane.inputs)
-        outputs = await self._plane.infer(InferRequest(feeds))
+        outputs = await self._plane.infer(InferRequest(feeds, spent=spent))
         return response(Answer(200, v1.write_response(outputs, is_rows)))
 
     def _find(self, request: Request) -> None:

@@ -13,7 +13,7 @@ from trimtab_api.report import JobFailure, JobMessage, MeasuredMetric, Optimizat
 from trimtab_cli.local.api import LocalApi
 from trimtab_operator.controller.reconcile import Context, reconcile
 from trimtab_operator.controller.workqueue import Key
-from trimtab_operator.core.observed import Manifest, Pod, Sample, Settings
+from trimtab_operator.core.observed import Batching, Manifest, Pod, Sample, Settings
 from trimtab_operator.kube.events import EventRecorder
 
 KEY = Key("default", "digits")
@@ -45,6 +45,7 @@ class Simulation:
     jobs_run: bool = True
     not_ready: set[str] = field(default_factory=set)
     sample: Sample | None = None
+    batching: Batching | None = field(default_factory=lambda: Batching("", 32, True, 0.0))
     stored: dict[str, OptimizationResult] = field(default_factory=dict)
     history: list[tuple[str, ...]] = field(default_factory=list)
     _garbage: set[tuple[str, str]] = field(default_factory=set)
@@ -195,6 +196,10 @@ class _Metrics:
 
     async def sample(self, pods: tuple[Pod, ...]) -> Sample | None:
         return self.world.sample
+
+    async def batching(self, pod: Pod) -> Batching | None:
+        found = self.world.batching
+        return None if found is None else replace(found, revision=pod.revision)
 
 
 def _place() -> tuple[str, str]:

@@ -5,7 +5,7 @@ import pytest
 from trimtab_api.report import JobFailure
 from trimtab_api.revision import identity_of, revision_name
 from trimtab_api.spec import ModelDeploymentSpec
-from trimtab_operator.core.observed import Sample
+from trimtab_operator.core.observed import Batching, Sample
 from trimtab_testing.simulation import Simulation, a_spec, with_steps
 
 V1 = "oci://registry.local:5000/models/digits:v1"
@@ -343,6 +343,34 @@ def test_the_status_shows_how_far_a_figure_can_be_trusted() -> None:
     assert behind.items() <= accuracy.items()
     assert (accuracy["passed"], accuracy["drop"]) == (True, 0.01)
     assert rmse == {"name": "rmse", "value": 0.2, "source": 0.1}
+
+
+def test_a_model_whose_rows_do_not_mix_is_told_of_in_the_status_until_another_serves(world: Simulation) -> None:
+    assert world.condition("BatchingSafe")["status"] == "True"
+    world.batching = Batching("", 1, safe=False, difference=0.01)
+    world.apply(version(V2))
+    world.settle()
+
+    told = world.condition("BatchingSafe")
+
+    assert (told["status"], told["reason"]) == ("False", "RowsDiffer")
+    assert f"{B} answers rows differently" in told["message"]
+    assert "by 0.01 of the largest output" in told["message"]
+    assert world.status["batching"] == {"revision": B, "rows": 1, "safe": False, "difference": 0.01}
+
+
+def test_a_server_that_does_not_tell_how_it_batches_leaves_the_condition_open_and_is_asked_again() -> None:
+    world = Simulation(batching=None)
+    world.apply(version(V1))
+    world.settle()
+    assert world.condition("BatchingSafe")["status"] == "Unknown"
+    assert "batching" not in world.status
+
+    world.batching = Batching("", 8, safe=False, difference=None)
+    world.wait(30)
+
+    assert world.condition("BatchingSafe")["status"] == "False"
+    assert world.status["batching"] == {"revision": A, "rows": 8, "safe": False}
 
 
 LITERT = {"passes": [{"convert": {"to": "litert"}}]}

@@ -48,6 +48,7 @@ def test_an_artifact_holds_the_model_its_manifest_and_its_report(
     assert answer.code == 0
     directory_store.pull(f"oci://{answer.result.artifact}", tmp_path / "artifact")
     assert sorted(path.name for path in (tmp_path / "artifact").iterdir()) == [
+        "SHA256SUMS",
         "model.onnx",
         "model.yaml",
         "report.json",
@@ -61,6 +62,19 @@ def test_an_artifact_holds_the_model_its_manifest_and_its_report(
     assert {"accuracy", "latencyP95Ms", "sizeBytes"} <= set(report["passes"][0]["metrics"])
     assert {"torch", "onnx", "onnxruntime"} <= set(report["tools"])
     assert report["resolved"] == answer.result.resolved
+
+
+@pytest.mark.parametrize("taken", ["artifact", "unoptimized"])
+def test_an_artifact_has_the_digests_of_its_files_for_who_loads_it(
+    digits: Uris, run_job: RunJob, directory_store: Any, tmp_path: Path, taken: str
+) -> None:
+    result = run_job(_plan(digits, keepUnoptimized=True)).result
+    image = result.artifact if taken == "artifact" else result.unoptimized.artifact
+    directory_store.pull(f"oci://{image}", tmp_path / "artifact")
+    check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "artifact", capture_output=True, text=True)
+    assert check.returncode == 0, check.stderr
+    checked = {line.partition(":")[0] for line in check.stdout.splitlines()}
+    assert checked == {path.name for path in (tmp_path / "artifact").iterdir()} - {"SHA256SUMS"}
 
 
 def test_an_artifact_can_be_a_source_and_its_report_is_not_taken_along(

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import grpc
 import httpx
 import pytest
+from onnx import helper
 from prometheus_client.parser import text_string_to_metric_families
 
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
@@ -61,6 +62,22 @@ def test_inference_calls_are_counted_by_protocol_and_outcome(server: Any) -> Non
     assert found[("trimtab_inflight_requests", frozenset())] == 0
     assert found[("trimtab_batch_rows_sum", frozenset())] == 3
     assert found[key("trimtab_model_info")] == 1
+
+
+@pytest.mark.parametrize(("tolerance", "safe"), [("0.0001", 1), ("0", 0)])
+def test_how_a_server_batches_is_among_the_metrics(models: Any, serve: Any, tolerance: str, safe: int) -> None:
+    found = read(serve(batch_normalized(models), BATCH_TOLERANCE=tolerance) if not safe else serve(models.scores()))
+    assert found[("trimtab_batching_safe", frozenset())] == safe
+    assert (found[("trimtab_batching_difference", frozenset())] > 0) == (not safe)
+    assert (found[("trimtab_batching_rows", frozenset())] == 1) == (not safe)
+
+
+def batch_normalized(models: Any) -> Any:
+    """Return a model that takes the mean of all rows from each: rows do not mix."""
+    mean = helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1)
+    nodes = [mean, helper.make_node("Sub", ["x", "m"], ["y"])]
+    shape = ("FP32", (-1, 3))
+    return models.write("centred", nodes, {"x": shape}, {"y": shape})
 
 
 def test_probes_metadata_and_scrapes_do_not_count(server: Any) -> None:

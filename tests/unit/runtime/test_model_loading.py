@@ -1,5 +1,6 @@
 """An artifact that does not do what its model.yaml says is found before anybody calls it."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,48 @@ def test_threads_follow_the_limit_of_the_cgroup(tmp_path: Path, files: dict[str,
         (tmp_path / name).write_text(text)
     machine = available_cpus(tmp_path / "nothing")
     assert available_cpus(tmp_path) == (cpus or machine)
+
+
+def with_sums(folder: Path) -> Path:
+    """Write the digests of the files, as an optimizer or a person does."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
+    done = subprocess.run(["sha256sum", *names], cwd=folder, capture_output=True, text=True, check=True)
+    (folder / "SHA256SUMS").write_text(done.stdout)
+    return folder
+
+
+def test_files_that_are_as_their_digests_say_are_loaded(models: Any) -> None:
+    assert load_model(with_sums(models.scores("sound")), threads=1).package.labels == ("cat", "dog")
+
+
+def test_a_model_whose_bytes_changed_is_refused_though_it_could_be_loaded(models: Any) -> None:
+    folder = with_sums(models.scores("worn"))
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[content.index(np.float32(5).tobytes())] ^= 1  # a bit of a weight
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(InvalidPackage, match=r"model.onnx has the digest sha256:.*pull the artifact again"):
+        load_model(folder, threads=1)
+
+
+def test_a_model_that_cannot_be_loaded_for_its_damage_is_told_of_as_damaged(models: Any) -> None:
+    folder = with_sums(models.scores("cut"))
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:50])
+    with pytest.raises(InvalidPackage, match=r"model.onnx has the digest"):
+        load_model(folder, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("0" * 64 + "  nothing.bin", "nothing.bin is in SHA256SUMS, but cannot be read"),
+        ("0" * 64 + "  ../model.onnx", "has to be as sha256sum writes it"),
+        ("0" * 64 + "  /etc/passwd", "has to be as sha256sum writes it"),
+        ("model.onnx", "has to be as sha256sum writes it"),
+    ],
+)
+def test_digests_that_are_none_of_this_folder_are_refused(models: Any, line: str, told: str) -> None:
+    folder = models.scores("odd")
+    (folder / "SHA256SUMS").write_text(line + "\n")
+    with pytest.raises(InvalidPackage, match=told):
+        load_model(folder, threads=1)
+    (folder / "SHA256SUMS").unlink()

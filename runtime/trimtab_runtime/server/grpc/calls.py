@@ -20,6 +20,7 @@ from trimtab_runtime.protocol.grpc_wire import (
     status_trailers,
     trailers_only,
 )
+from trimtab_runtime.server.tracing import TRACE_PARENT
 
 _MOST_UNWANTED: Final = 1 << 20  # bytes of a request that is refused
 _LARGE: Final = 1 << 20  # bytes of a request, above which all of its connection are added up
@@ -65,6 +66,11 @@ class Call:
     def left(self) -> float | None:
         """Return the seconds that its caller still waits; None where it did not say."""
         return None if self.deadline is None else self.deadline - self._calls.now()
+
+    def trace_parent(self) -> str | None:
+        """Return the trace that it belongs to, as its caller says."""
+        found = self._stream.request.fields.get(TRACE_PARENT.encode())
+        return None if found is None else found.decode("latin-1")
 
     def is_late(self) -> bool:
         """Tell whether its caller waits no more."""

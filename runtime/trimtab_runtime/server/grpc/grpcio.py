@@ -13,9 +13,11 @@ from trimtab_runtime.protocol import grpc as codec
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.protocol.grpc_wire import MAX_MESSAGE, MOST_TEXT
+from trimtab_runtime.protocol.request import Spent
 from trimtab_runtime.server.grpc.services import SERVICE
 from trimtab_runtime.server.metrics import Outcome, ServerMetrics
 from trimtab_runtime.server.tls import Certificates
+from trimtab_runtime.server.tracing import TRACE_PARENT
 
 _AGE_GRACE_MS: Final = 10_000
 
@@ -99,9 +101,10 @@ class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """Answer one inference call; whatever happens becomes a status, and is counted."""
-        with self._metrics.request("grpc", unless_told="INTERNAL") as outcome:
+        parent = dict(context.invocation_metadata() or ()).get(TRACE_PARENT)
+        with self._metrics.request("grpc", "INTERNAL", parent) as outcome:
             try:
-                response = await self._infer(request, context.time_remaining())
+                response = await self._infer(request, context.time_remaining(), outcome.spent)
             except asyncio.CancelledError:
                 outcome.code = "DEADLINE_EXCEEDED" if _is_late(context) else "CANCELLED"
                 raise
@@ -110,10 +113,12 @@ class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
             outcome.code = "OK"
             return response
 
-    async def _infer(self, request: Any, left: float | None) -> Any:
+    async def _infer(self, request: Any, left: float | None, spent: Spent | None) -> Any:
         self._plane.find(request.model_name, request.model_version)
         asked = codec.read_request(request, self._plane.inputs)
-        outputs = await self._plane.infer(asked if left is None else asked._replace(timeout=left))
+        if left is not None:
+            asked = asked._replace(timeout=left)
+        outputs = await self._plane.infer(asked._replace(spent=spent))
         return codec.write_response(self._plane.name, self._plane.version, outputs, asked)
 
     async def _find(self, name: str, version: str, context: Any) -> None:

@@ -16,6 +16,7 @@ from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.grpc_wire import Status
 from trimtab_runtime.server.grpc.calls import Call, Method
 from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.tracing import Trace
 
 SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH: Final = "grpc.health.v1.Health"
@@ -65,7 +66,7 @@ class Infer:
         self._metrics = metrics
 
     def begun(self, call: Call) -> None:
-        call.context = _Inference(self._metrics.begin())
+        call.context = _Inference(self._metrics.begin(), self._metrics.trace(call.trace_parent()))
 
     def message(self, call: Call, content: bytes) -> None:
         call.context.content = content
@@ -81,6 +82,8 @@ class Infer:
             asked = codec.read_request(request, self._plane.inputs)
             if (left := call.left()) is not None:
                 asked = asked._replace(timeout=left)
+            if inference.trace is not None:
+                asked = asked._replace(spent=inference.trace.spent)
 
             def done(result: Outputs | Exception) -> None:
                 if isinstance(result, Exception):
@@ -96,7 +99,8 @@ class Infer:
         inference: _Inference = call.context
         if inference.waiting is not None:
             inference.waiting.left, inference.waiting = True, None
-        self._metrics.end("grpc", "DEADLINE_EXCEEDED" if call.is_late() else "CANCELLED", inference.began)
+        code = "DEADLINE_EXCEEDED" if call.is_late() else "CANCELLED"
+        self._metrics.end("grpc", code, inference.began, inference.trace)
 
     def _give(self, call: Call, outputs: Outputs, asked: Any) -> None:
         try:
@@ -107,23 +111,24 @@ class Infer:
             return
         inference: _Inference = call.context
         inference.waiting = None  # it knows the call: without this, only the garbage collector could free the two
-        self._metrics.end("grpc", "OK", inference.began)
+        self._metrics.end("grpc", "OK", inference.began, inference.trace)
         call.end(content)
 
     def failed(self, call: Call, error: Exception) -> None:
         if not call.is_over:
             call.context.waiting = None
             status = call.fail(error)
-            self._metrics.end("grpc", status.name, call.context.began)
+            self._metrics.end("grpc", status.name, call.context.began, call.context.trace)
 
 
 class _Inference:
     """What a call of ModelInfer keeps."""
 
-    __slots__ = ("began", "content", "waiting")
+    __slots__ = ("began", "content", "trace", "waiting")
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, trace: Trace | None) -> None:
         self.began = began
+        self.trace = trace
         self.content = b""
         self.waiting: Any = None
 

@@ -1,0 +1,65 @@
+"""Whether requests of different callers may run together: what the stable revision's server found out at its start.
+
+A server answers rows alone and in company, and compares (docs/serving.md). Where they differ it runs request by
+request, which costs throughput: people have to be told. One of its pods is asked once; status keeps what it said.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trimtab_operator.core.conditions import Condition
+from trimtab_operator.core.observed import Batching, Observed, Pod
+
+CONDITION = "BatchingSafe"
+
+
+def pod_to_ask(observed: Observed) -> Pod | None:
+    """Return a ready pod of the stable revision, unless its answer is known already."""
+    stable = observed.traffic.stable if observed.traffic else None
+    if stable is None or known(observed, stable) is not None:
+        return None
+    return next((pod for pod in observed.pods if pod.revision == stable and pod.job is None and pod.ready), None)
+
+
+def known(observed: Observed, revision: str | None) -> Batching | None:
+    """Return what a revision said: just now, or before."""
+    told = observed.batching or _read(observed.parent.status.get("batching"))
+    return told if told is not None and told.revision == revision else None
+
+
+def write(batching: Batching | None) -> dict[str, Any] | None:
+    """Return the part of status that keeps it."""
+    if batching is None:
+        return None
+    difference = {} if batching.difference is None else {"difference": batching.difference}
+    return {"revision": batching.revision, "rows": batching.rows, "safe": batching.safe, **difference}
+
+
+def condition(batching: Batching | None) -> Condition:
+    """Return the condition that tells people."""
+    if batching is None:
+        return Condition(CONDITION, None, "NotTried", "no server of a stable revision has told yet")
+    name = batching.revision
+    if batching.safe:
+        return Condition(CONDITION, True, "RowsMix", f"{name} answers rows alike, whatever they run together with")
+    apart = "in a way that has no measure" if batching.difference is None else f"by {batching.difference:.2g} of"
+    largest = "" if batching.difference is None else " the largest output"
+    return Condition(
+        CONDITION,
+        False,
+        "RowsDiffer",
+        f"{name} answers rows differently when others run with them, {apart}{largest}, so its servers run requests one "
+        "by one; a higher spec.runtime.batching.tolerance lets them batch",
+    )
+
+
+def _read(written: Any) -> Batching | None:
+    if not isinstance(written, Mapping) or "revision" not in written:
+        return None
+    difference = written.get("difference")
+    return Batching(
+        str(written["revision"]),
+        int(written.get("rows", 1)),
+        bool(written.get("safe")),
+        None if difference is None else float(difference),
+    )
