@@ -21,6 +21,7 @@ import quietness
 import readiness
 import rollback
 import serving
+import soak
 import speed
 import streaming
 from figures import Table
@@ -37,6 +38,7 @@ HERE = {
     "large_checkpoint": large_checkpoint.measure,
     "peers": peers.measure,
     "serving": serving.measure,
+    "soak": soak.measure,
 }
 ON_A_NODE = {
     "predictions": predictions.measure,

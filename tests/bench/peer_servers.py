@@ -150,6 +150,14 @@ class Server:
         """Return the MiB that its processes hold."""
         return sum(int(fields[21]) * 4096 for fields in self._processes()) / 2**20
 
+    def threads(self) -> int:
+        """Return the threads of its processes."""
+        return sum(int(fields[17]) for fields in self._processes())
+
+    def files(self) -> int:
+        """Return how many files and sockets its processes have open."""
+        return sum(len(os.listdir(f"/proc/{fields[-1]}/fd")) for fields in self._processes())
+
     def stop(self) -> None:
         """End all its processes: first as Kubernetes does, then for good."""
         with suppress(ProcessLookupError):
