@@ -1,14 +1,13 @@
 """The server's configuration: from the environment, as the operator sets it, or from flags, as a person does."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from trimtab_api.errors import InvalidSpec
+from trimtab_runtime.settings import read_settings
 
-_PREFIX: Final = "TRIMTAB_"
 _HELP: Final = {
     "MODEL_DIR": "folder with model.yaml and model.onnx or model.tflite (default /model)",
     "MODEL_NAME": "name to serve the model under (default: the package's)",
@@ -32,12 +31,12 @@ _HELP: Final = {
     "READ_TIMEOUT_SECONDS": "in which a request has to have arrived (default 60)",
     "KEEP_ALIVE_SECONDS": "how long a connection may be idle (default 75: callers and proxies close theirs before)",
     "MAX_CONNECTION_AGE_SECONDS": "age at which a connection is asked to end (default 30)",
+    "EXPLAINER": "who explains answers: the URL of a trimtab-explainer, process for one of our own, or none (default)",
     "ACCESS_LOG": "1: a line of the log for each inference call (default 0)",
     "SERVER_TIMING": "1: answers over REST have a header Server-Timing (default 0)",
     "SPANS": "1: spans of OpenTelemetry, sent and sampled as the variables OTEL_* say (default 0)",
     "THREADS": "threads of one run (default: the CPUs that the container may use, by the number of processes)",
 }
-_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ class RuntimeConfig:
     read_timeout_seconds: float
     keep_alive_seconds: float
     max_connection_age_seconds: float
+    explainer: str | None
     access_log: bool
     server_timing: bool
     spans: bool
@@ -74,81 +74,49 @@ class RuntimeConfig:
 
 def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> RuntimeConfig:
     """Read flags, then the environment; all have defaults. Raises InvalidSpec naming the variable that is wrong."""
-    values = {**environ, **_flags(arguments)} if arguments else environ
+    description = "Serve one model over the Open Inference Protocol."
+    settings = read_settings(arguments, environ, "trimtab-runtime", description, _HELP)
     return RuntimeConfig(
-        model_dir=Path(_text(values, "MODEL_DIR", "/model")),
-        model_name=_text(values, "MODEL_NAME", "") or None,
-        revision=_text(values, "REVISION", "1"),
-        host=_text(values, "HOST", "0.0.0.0"),
-        rest_port=_number(values, "REST_PORT", 8080, 0, 65535),
-        grpc_port=_number(values, "GRPC_PORT", 9000, 0, 65535),
-        workers=_number(values, "WORKERS", 1, 1, 256),
-        protocols=_protocols(_text(values, "PROTOCOLS", "rest,grpc")),
-        max_batch_size=_number(values, "MAX_BATCH_SIZE", 32, 1, 1 << 20),
-        batch_tolerance=_number(values, "BATCH_TOLERANCE", 1e-4, 0.0, 1e9),
-        executor=_one_of(values, "EXECUTOR", ("auto", "loop", "thread")),
-        grpc_engine=_one_of(values, "GRPC_ENGINE", ("lean", "grpcio")),
-        max_delay_seconds=_number(values, "MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
-        max_wait_seconds=_number(values, "MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
-        fast_path=_switch(values, "FAST_PATH", 1),
-        drain_seconds=_number(values, "DRAIN_SECONDS", 5.0, 0.0, 3600.0),
-        tls_certificate=_path(values, "TLS_CERTIFICATE"),
-        tls_key=_path(values, "TLS_KEY"),
-        tls_client_ca=_path(values, "TLS_CLIENT_CA"),
-        read_timeout_seconds=_number(values, "READ_TIMEOUT_SECONDS", 60.0, 0.1, 86_400.0),
-        keep_alive_seconds=_number(values, "KEEP_ALIVE_SECONDS", 75.0, 0.1, 86_400.0),
-        max_connection_age_seconds=_number(values, "MAX_CONNECTION_AGE_SECONDS", 30.0, 0.1, 86_400.0),
-        access_log=_switch(values, "ACCESS_LOG"),
-        server_timing=_switch(values, "SERVER_TIMING"),
-        spans=_switch(values, "SPANS"),
-        threads=_number(values, "THREADS", 0, 0, 1024) or None,
+        model_dir=Path(settings.text("MODEL_DIR", "/model")),
+        model_name=settings.text("MODEL_NAME", "") or None,
+        revision=settings.text("REVISION", "1"),
+        host=settings.text("HOST", "0.0.0.0"),
+        rest_port=settings.number("REST_PORT", 8080, 0, 65535),
+        grpc_port=settings.number("GRPC_PORT", 9000, 0, 65535),
+        workers=settings.number("WORKERS", 1, 1, 256),
+        protocols=_protocols(settings.text("PROTOCOLS", "rest,grpc")),
+        max_batch_size=settings.number("MAX_BATCH_SIZE", 32, 1, 1 << 20),
+        batch_tolerance=settings.number("BATCH_TOLERANCE", 1e-4, 0.0, 1e9),
+        executor=settings.one_of("EXECUTOR", ("auto", "loop", "thread")),
+        grpc_engine=settings.one_of("GRPC_ENGINE", ("lean", "grpcio")),
+        max_delay_seconds=settings.number("MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
+        max_wait_seconds=settings.number("MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
+        fast_path=settings.switch("FAST_PATH", 1),
+        drain_seconds=settings.number("DRAIN_SECONDS", 5.0, 0.0, 3600.0),
+        tls_certificate=settings.path("TLS_CERTIFICATE"),
+        tls_key=settings.path("TLS_KEY"),
+        tls_client_ca=settings.path("TLS_CLIENT_CA"),
+        read_timeout_seconds=settings.number("READ_TIMEOUT_SECONDS", 60.0, 0.1, 86_400.0),
+        keep_alive_seconds=settings.number("KEEP_ALIVE_SECONDS", 75.0, 0.1, 86_400.0),
+        max_connection_age_seconds=settings.number("MAX_CONNECTION_AGE_SECONDS", 30.0, 0.1, 86_400.0),
+        explainer=_explainer(settings.text("EXPLAINER", "none")),
+        access_log=settings.switch("ACCESS_LOG"),
+        server_timing=settings.switch("SERVER_TIMING"),
+        spans=settings.switch("SPANS"),
+        threads=settings.number("THREADS", 0, 0, 1024) or None,
     )
-
-
-def _flags(arguments: Sequence[str]) -> Mapping[str, str]:
-    parser = argparse.ArgumentParser("trimtab-runtime", description="Serve one model over the Open Inference Protocol.")
-    for name, meaning in _HELP.items():
-        flag = "--" + name.lower().replace("_", "-")
-        parser.add_argument(flag, dest=name, metavar="VALUE", help=f"{meaning}; also {_PREFIX}{name}")
-    given = vars(parser.parse_args(arguments))
-    return {_PREFIX + name: value for name, value in given.items() if value is not None}
-
-
-def _text(values: Mapping[str, str], name: str, default: str) -> str:
-    return values.get(_PREFIX + name) or default
-
-
-def _path(values: Mapping[str, str], name: str) -> Path | None:
-    text = _text(values, name, "")
-    return Path(text) if text else None
-
-
-def _number(values: Mapping[str, str], name: str, default: _Number, low: _Number, high: _Number) -> _Number:
-    text = _text(values, name, str(default))
-    try:
-        number = type(default)(text)
-    except ValueError:
-        number = None
-    if number is None or not low <= number <= high:
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        raise InvalidSpec(f"{_PREFIX}{name} is {text!r}; it has to be {kind} from {low} to {high}")
-    return number
-
-
-def _switch(values: Mapping[str, str], name: str, default: int = 0) -> bool:
-    return bool(_number(values, name, default, 0, 1))
-
-
-def _one_of(values: Mapping[str, str], name: str, known: Sequence[str]) -> str:
-    """Read a word; the first of those that are known is the default."""
-    text = _text(values, name, known[0])
-    if text not in known:
-        raise InvalidSpec(f"{_PREFIX}{name} is {text!r}; it has to be one of {', '.join(known)}")
-    return text
 
 
 def _protocols(text: str) -> frozenset[str]:
     found = frozenset(word.strip() for word in text.split(",") if word.strip())
     if not found or not found <= {"rest", "grpc"}:
-        raise InvalidSpec(f"{_PREFIX}PROTOCOLS is {text!r}; it has to be rest, grpc or rest,grpc")
+        raise InvalidSpec(f"TRIMTAB_PROTOCOLS is {text!r}; it has to be rest, grpc or rest,grpc")
     return found
+
+
+def _explainer(text: str) -> str | None:
+    if text not in ("none", "process") and not text.startswith("http://"):
+        raise InvalidSpec(
+            f"TRIMTAB_EXPLAINER is {text!r}; it has to be none, process, or a URL such as http://host:8081"
+        )
+    return None if text == "none" else text

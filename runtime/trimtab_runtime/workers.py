@@ -4,7 +4,6 @@ The kernel deals connections out among listeners of one port (SO_REUSEPORT). Pro
 each has loaded and tried the model. One that dies is started again, while the others go on.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from time import monotonic
 from typing import Final, NoReturn
 
 from trimtab_runtime.config import RuntimeConfig
+from trimtab_runtime.descent import end_with
 from trimtab_runtime.logs import say
 from trimtab_runtime.server.metrics import all_started, tallies_for
 from trimtab_runtime.server.place import Place, bind
@@ -25,7 +25,6 @@ _HEARD: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 _FIRST_DELAY: Final = 0.1  # seconds until a process that died is started again, doubled with each time
 _LONGEST_DELAY: Final = 30.0
 _LONG_LIFE: Final = 60.0  # seconds after which an earlier death says nothing any more
-_PR_SET_PDEATHSIG: Final = 1
 
 Work = Callable[[RuntimeConfig, Place], None]
 
@@ -74,7 +73,7 @@ class _Supervisor:
         """Be a process that serves."""
         code = 1
         try:
-            _end_with(parent)
+            end_with(parent)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
             self._work(self._config, Place(self._tallies, process, shares_ports=True))
             code = 0
@@ -129,15 +128,6 @@ def _next_ended() -> tuple[int, int] | None:
         return None
     code = os.waitstatus_to_exitcode(status) if pid else 0
     return (pid, code if code >= 0 else 128 - code) if pid else None
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel ask this process to end when its parent dies (Linux)."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(1)
 
 
 def _reserved(host: str, port: int) -> socket.socket:

@@ -25,6 +25,7 @@ from trimtab_runtime.logs import say
 from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.session import Model, load_model
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
+from trimtab_runtime.server.explaining import Explaining
 from trimtab_runtime.server.fast import FastProtocol, Inference
 from trimtab_runtime.server.metrics import ServerMetrics, all_started
 from trimtab_runtime.server.place import Place, bind
@@ -47,12 +48,14 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     certificates = _certificates(config)
     grpc = _grpc_server(config, plane, metrics, certificates)
     _collect_seldom()
-    rest = _rest_config(config, plane, metrics, certificates)
+    explaining = Explaining(config.explainer, plane, config.model_dir)
+    rest = _rest_config(config, plane, metrics, certificates, explaining)
     metrics.started()
     while not all_started(place.tallies):
         await asyncio.sleep(_LOOK_SECONDS)
     sockets = [bind(config.host, config.rest_port, shared=True)] if place.shares_ports else None
     await DrainingServer(rest, plane, grpc, config.drain_seconds, certificates).serve(sockets)
+    explaining.close()
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
     say("stopped", model=name, revision=config.revision)
@@ -191,9 +194,13 @@ def _grpc_server(
 
 
 def _rest_config(
-    config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics, certificates: Certificates | None
+    config: RuntimeConfig,
+    plane: DataPlane,
+    metrics: ServerMetrics,
+    certificates: Certificates | None,
+    explaining: Explaining,
 ) -> uvicorn.Config:
-    app = make_app(plane, metrics, inference="rest" in config.protocols)
+    app = make_app(plane, metrics, "rest" in config.protocols, explaining)
     made = uvicorn.Config(
         BoundedConnections(app, plane, config.max_connection_age_seconds),
         host=config.host,

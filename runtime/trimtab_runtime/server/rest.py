@@ -21,11 +21,14 @@ from trimtab_runtime.server.answers import (
     text_answer,
     writer_of,
 )
+from trimtab_runtime.server.explaining import Explaining
 from trimtab_runtime.server.handling import counted, json_response, read_body, response
 from trimtab_runtime.server.metrics import ServerMetrics
 
 
-def make_app(plane: DataPlane, metrics: ServerMetrics, inference: bool = True) -> Starlette:
+def make_app(
+    plane: DataPlane, metrics: ServerMetrics, inference: bool = True, explaining: Explaining | None = None
+) -> Starlette:
     """Return the application over a data plane; without `inference` it has health, metadata and metrics only."""
     views = _Views(plane, metrics)
     routes = [
@@ -43,6 +46,7 @@ def make_app(plane: DataPlane, metrics: ServerMetrics, inference: bool = True) -
     if inference:
         routes.append(Route("/predict", counted(views.predict, metrics), methods=["POST"]))
         routes += [*v1.routes(plane, metrics), *pages.routes(plane)]
+        routes += explaining.routes() if explaining is not None else []
     app = Starlette(routes=routes, exception_handlers={RequestError: _refuse, HTTPException: _no_route})
     app.router.redirect_slashes = False
     return app
