@@ -255,6 +255,16 @@ class Runtime(Contract):
     pod_template: dict[str, Any] | None = None
 
 
+class Explainer(Contract):
+    """A pod that explains answers of the stable revision."""
+
+    method: str = "shap"
+    samples: int = 1000
+    timeout_seconds: int = 30
+    background_rows: int = 16
+    resources: dict[str, Any] | None = None
+
+
 class Pause(Contract):
     """Without a duration: wait for a person."""
 
@@ -303,6 +313,7 @@ class ModelDeploymentSpec(Contract):
     optimization: Optimization = Optimization()
     evaluation: Evaluation | None = None
     runtime: Runtime = Runtime()
+    explainer: Explainer | None = None
     replicas: int = Field(default=1, ge=0)
     strategy: Strategy = Strategy()
     revision_history_limit: int = 10

@@ -12,6 +12,7 @@ from trimtab_cli.local.api import LocalApi
 from trimtab_cli.local.processes import Manifest, Server, container_environment, free_port, start
 from trimtab_operator.core.observed import Batching, Pod, Sample
 from trimtab_operator.probes.metrics import add_samples, parse_batching, parse_sample
+from trimtab_operator.resources.metadata import EXPLAINER, LABEL_COMPONENT
 from trimtab_optimizer.store import Store
 
 _TRIES = 3
@@ -35,9 +36,10 @@ class LocalKubelet:
     async def look(self) -> None:
         """Bring processes a step nearer to the objects, and the objects' status to the processes."""
         self._start_jobs()
-        for item in self._api.all("Deployment"):
+        servers = [item for item in self._api.all("Deployment") if not _explains(item)]
+        for item in servers:
             await self._serve(item)
-        known = {item["metadata"]["name"] for item in self._api.all("Deployment")}
+        known = {item["metadata"]["name"] for item in servers}
         for name in set(self._servers) - known:
             self._shrink(self._servers.pop(name), 0)
 
@@ -131,6 +133,7 @@ class LocalKubelet:
             "TRIMTAB_REST_PORT": str(rest),
             "TRIMTAB_GRPC_PORT": str(grpc),
             "TRIMTAB_DRAIN_SECONDS": "1",
+            "TRIMTAB_EXPLAINER": "process",  # each has its own, where a cluster has pods for it
         }
         log = self._work_dir / f"{item['metadata']['name']}.log"
         return Server(await start("trimtab_runtime", environment, log), rest, grpc)
@@ -175,3 +178,7 @@ class LocalKubelet:
             return (await self._http.get(f"http://127.0.0.1:{server.rest_port}/metrics", timeout=2)).text
         except httpx.HTTPError:
             return None
+
+
+def _explains(deployment: Manifest) -> bool:
+    return bool(deployment["metadata"]["labels"].get(LABEL_COMPONENT) == EXPLAINER)

@@ -62,14 +62,18 @@ def _read(parent: Manifest, owned: dict[str, list[Manifest]], settings: Settings
     main = services.get(key.name)
     revisions = (views.revision_of(item) for item in owned["ModelRevision"])
     jobs = (views.job_of(item) for item in owned["Job"])
+    deployments, explainers = views.apart(owned["Deployment"])
+    pods, explainer_pods = views.apart(owned["Pod"])
     return Observed(
         parent=views.parent_of(parent),
         settings=settings,
         revisions=tuple(item for item in revisions if item),
-        servings=tuple(views.serving_of(item) for item in owned["Deployment"]),
+        servings=tuple(views.serving_of(item) for item in deployments),
         traffic=views.traffic_of(main) if main else None,
         jobs=tuple(item for item in jobs if item),
-        pods=tuple(views.pod_of(item) for item in owned["Pod"]),
+        pods=tuple(views.pod_of(item) for item in pods),
+        explainers=tuple(views.serving_of(item) for item in explainers),
+        explainer_pods=tuple(views.pod_of(item) for item in explainer_pods),
         leftovers=views.leftovers_of(parent, owned),
     )
 

@@ -18,6 +18,7 @@ from trimtab_api.report import JobFailure
 from trimtab_api.revision import ModelRevisionSpec, Rejection
 from trimtab_operator.core.observed import Manifest, OptimizeJob, Parent, Pod, Revision, Serving, Traffic
 from trimtab_operator.core.times import read_time
+from trimtab_operator.resources.metadata import EXPLAINER, LABEL_COMPONENT
 
 
 def parent_of(item: Manifest) -> Parent:
@@ -55,6 +56,12 @@ def leftovers_of(parent: Manifest, owned: Mapping[str, Sequence[Manifest]]) -> t
 def _controller(item: Manifest) -> Mapping[str, Any] | None:
     owners = item["metadata"].get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def apart(items: Sequence[Manifest]) -> tuple[list[Manifest], list[Manifest]]:
+    """Return what serves or optimizes, and what explains."""
+    explaining = [item for item in items if (item["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == EXPLAINER]
+    return [item for item in items if item not in explaining], explaining
 
 
 def revision_of(item: Manifest) -> Revision | None:

@@ -3,6 +3,7 @@
 The order of the stages is the flow of the product: spec, artifact, gate, rollout, children, status.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -19,6 +20,7 @@ from trimtab_operator.core.optimization import Optimization, Stage
 from trimtab_operator.core.revisions import Wanted
 from trimtab_operator.core.rollout import Rollout, advance
 from trimtab_operator.core.status import Summary, summarize, summarize_invalid, summarize_leftovers
+from trimtab_operator.resources.explainer import explainer
 from trimtab_operator.resources.model_revision import Marks, model_revision, new_model_revision
 from trimtab_operator.resources.optimize_job import optimize_job
 from trimtab_operator.resources.service import main_service, revision_service
@@ -190,7 +192,16 @@ def _serving(summary: Summary, choice: Choice, now: datetime) -> tuple[Manifest,
         if replicas is not None:
             found.append(revision_service(observed.parent, revision))
             found.append(serving_deployment(observed.parent, revision, replicas, deadline))
-    return tuple(found)
+    return (*found, *_explaining(summary))
+
+
+def _explaining(summary: Summary) -> Iterator[Manifest]:
+    """Yield the explainer of the stable revision, and those of others without pods."""
+    observed, spec = summary.observed, summary.spec
+    for revision in observed.revisions:
+        replicas = int(spec.explainer is not None and revision.name == summary.rollout.stable)
+        if replicas or observed.explainer(revision.name) is not None:
+            yield from explainer(observed.parent, observed.settings, spec, revision, replicas)
 
 
 def _marks(summary: Summary, choice: Choice, revision: Revision, now: datetime) -> Marks:

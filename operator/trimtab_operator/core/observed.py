@@ -147,6 +147,8 @@ class Observed:
     leftovers: tuple[str, ...] = ()  # `Kind/name` of what a ModelDeployment that had this name before still owns
     found: OptimizationResult | None = None  # an artifact of the target's plan that the registry already holds
     sample: Sample | None = None  # of the candidate, while it is analysed
+    explainers: tuple[Serving, ...] = ()
+    explainer_pods: tuple[Pod, ...] = ()
     batching: Batching | None = None  # of the stable revision, until status has it
 
     @property
@@ -157,6 +159,10 @@ class Observed:
     def revision(self, name: str | None) -> Revision | None:
         """Return the revision of that name, if it exists."""
         return next((item for item in self.revisions if item.name == name), None)
+
+    def explainer(self, name: str | None) -> Serving | None:
+        """Return the Deployment of a revision's explainer, if it ever had one."""
+        return next((item for item in self.explainers if item.revision == name), None)
 
     def serving(self, name: str | None) -> Serving:
         """Return the Deployment of a revision; one with no pods where there is none."""

@@ -1,5 +1,6 @@
 """The status for people: what is going on, where the traffic is, and why, in conditions with a reason each."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ from trimtab_operator.core.revisions import Wanted
 from trimtab_operator.core.rollout import Rollout
 from trimtab_operator.core.scale import share
 from trimtab_operator.core.times import write_time
+from trimtab_operator.resources.metadata import LABEL_COMPONENT, SERVER
 
 # What tells how good a model is; data and model decide which of them there is.
 _SHOWN_WITHOUT_LIMIT = (METRIC_ACCURACY, METRIC_RMSE, METRIC_PERPLEXITY, METRIC_COSINE)
@@ -57,6 +59,7 @@ def summarize(summary: Summary, now: datetime) -> Manifest:
         _progressing(summary),
         _degraded(summary),
         batching.condition(rows),
+        *_explainer_ready(summary),
     )
     status: dict[str, Any] = {
         "observedGeneration": parent.generation,
@@ -68,7 +71,7 @@ def summarize(summary: Summary, now: datetime) -> Manifest:
         "currentStepIndex": rollout.progress.step if rollout.progress and rollout.stable else None,
         "replicas": sum(item.pods for item in summary.observed.servings),
         "readyReplicas": summary.stable_ready,
-        "selector": f"{LABEL_DEPLOYMENT}={parent.name}",
+        "selector": f"{LABEL_DEPLOYMENT}={parent.name},{LABEL_COMPONENT}={SERVER}",
         "traffic": _traffic(summary) or None,
         "optimization": _optimization(summary),
         "evaluation": _evaluation(summary),
@@ -154,6 +157,20 @@ def _degraded(summary: Summary) -> Condition:
     if summary.rollout.late:
         return Condition("Degraded", True, "ProgressDeadlineExceeded", summary.rollout.message)
     return Condition("Degraded", False, "AsExpected", "nothing is wrong")
+
+
+def _explainer_ready(summary: Summary) -> Iterator[Condition]:
+    """Yield whether answers are explained, where that is asked for."""
+    if summary.spec.explainer is None:
+        return
+    stable, observed = summary.rollout.stable, summary.observed
+    found = observed.explainer(stable)
+    if found is not None and found.ready:
+        yield Condition("ExplainerReady", True, "Explaining", f"answers of {stable} are explained")
+        return
+    trouble = [pod.trouble for pod in observed.explainer_pods if pod.revision == stable and pod.trouble]
+    text = f"no explainer of {stable} is ready" if stable else "nothing serves that could be explained"
+    yield Condition("ExplainerReady", False, "NotReady", text + "".join(f": {item}" for item in trouble[:1]))
 
 
 def _phase(summary: Summary) -> str:

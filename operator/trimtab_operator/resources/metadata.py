@@ -10,6 +10,7 @@ MANAGED_BY = "trimtab"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 SERVER = "server"
 OPTIMIZER = "optimizer"
+EXPLAINER = "explainer"
 
 
 def labels_of(deployment: str, revision: str | None = None, component: str | None = None) -> dict[str, str]:

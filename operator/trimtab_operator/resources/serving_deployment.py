@@ -10,6 +10,7 @@ from typing import Any
 from trimtab_api.group import LABEL_DEPLOYMENT, LABEL_REVISION
 from trimtab_api.spec import Runtime
 from trimtab_operator.core.observed import Manifest, Parent, Revision, Settings
+from trimtab_operator.resources.explainer import explainer_url
 from trimtab_operator.resources.metadata import (
     LABEL_COMPONENT,
     SERVER,
@@ -106,6 +107,7 @@ def _environment(parent: Parent, settings: Settings, revision: str, runtime: Run
         "TRIMTAB_MAX_BATCH_SIZE": str(runtime.batching.max_batch_size),
         "TRIMTAB_MAX_DELAY_MS": f"{runtime.batching.max_delay_ms:g}",
         "TRIMTAB_DRAIN_SECONDS": str(settings.drain_seconds),
+        "TRIMTAB_EXPLAINER": explainer_url(revision),
         **{name: f"{value:g}" for name, value in chosen.items() if value is not None},
     }
 

@@ -92,6 +92,11 @@ class Explaining:
         self._url = None if is_own else explainer
         self._threads = ThreadPoolExecutor(_AT_ONCE, "explaining")
 
+    @property
+    def is_there(self) -> bool:
+        """Tell whether there is an explainer to ask."""
+        return self._own is not None or self._url is not None
+
     def routes(self) -> list[Route]:
         """Return the routes of explanations."""
         paths = ["/explain"]
@@ -106,7 +111,7 @@ class Explaining:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _explain(self, request: Request) -> Response:
-        if self._own is None and self._url is None:
+        if not self.is_there:
             return response(text_answer(404, _NONE))
         body = await read_body(request)
         headers = {name: request.headers[name] for name in _PASSED if name in request.headers}

@@ -9,8 +9,8 @@ _NUMBER: Final = {"oneOf": [{"type": "number"}, {"type": "string"}, {"type": "bo
 _LONGEST_EXAMPLE: Final = 16  # of an axis of any length
 
 
-def document(plane: DataPlane) -> dict[str, Any]:
-    """Return the document, in OpenAPI 3.1."""
+def document(plane: DataPlane, explains: bool = False) -> dict[str, Any]:
+    """Return the document, in OpenAPI 3.1; where something `explains` answers, with that."""
     name, version = plane.name, plane.version
     infer = _post("Inference by the Open Inference Protocol, version 2", _infer_request(plane), _INFER_RESPONSE)
     rows = {"type": "object", "properties": {"instances": {"type": "array"}, "inputs": {}}, "example": example(plane)}
@@ -23,6 +23,11 @@ def document(plane: DataPlane) -> dict[str, Any]:
             },
             f"/v2/models/{name}/infer": {"post": infer},
             f"/v2/models/{name}/versions/{version}/infer": {"post": infer},
+            **(
+                {"/explain": {"post": _post("Which features of a row led to the answer", rows, _EXPLANATIONS)}}
+                if explains
+                else {}
+            ),
             f"/v1/models/{name}:predict": {"post": _post("As TensorFlow Serving has it", rows, {"type": "object"})},
             f"/v2/models/{name}": {"get": _get("What the model takes and gives")},
             f"/v2/models/{name}/ready": {"get": _get("Whether the model is ready")},
@@ -90,6 +95,26 @@ _INFER_RESPONSE: Final = {
                 "type": "object",
                 "required": ["name", "shape", "datatype"],
                 "properties": {"data": {"type": "array", "items": _NUMBER}},
+            },
+        },
+    },
+}
+_EXPLANATIONS: Final = {
+    "type": "object",
+    "properties": {
+        "method": {"enum": ["shap", "lime"]},
+        "samples": {"type": "integer"},
+        "complete": {"type": "boolean"},
+        "explanations": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "prediction": {"type": "number"},
+                    "base": {"type": "number"},
+                    "strongest": {"type": "object"},
+                    "inputs": {"type": "object"},
+                },
             },
         },
     },

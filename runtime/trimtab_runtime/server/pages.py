@@ -24,11 +24,11 @@ _POLICY: Final = "; ".join(
 _PAGE: Final = Path(__file__).with_name("page.html")
 
 
-def routes(plane: DataPlane) -> list[Route]:
+def routes(plane: DataPlane, explains: bool) -> list[Route]:
     """Return the routes of the pages."""
 
     async def openapi(_: Request) -> Response:
-        return json_response(document(plane))
+        return json_response(document(plane, explains))
 
     async def page(_: Request) -> Response:
         return Response(_PAGE.read_bytes(), media_type="text/html", headers={"content-security-policy": _POLICY})

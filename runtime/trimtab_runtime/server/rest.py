@@ -45,7 +45,8 @@ def make_app(
             routes.append(Route(f"{model}/infer", counted(views.infer, metrics), methods=["POST"]))
     if inference:
         routes.append(Route("/predict", counted(views.predict, metrics), methods=["POST"]))
-        routes += [*v1.routes(plane, metrics), *pages.routes(plane)]
+        explains = explaining is not None and explaining.is_there
+        routes += [*v1.routes(plane, metrics), *pages.routes(plane, explains)]
         routes += explaining.routes() if explaining is not None else []
     app = Starlette(routes=routes, exception_handlers={RequestError: _refuse, HTTPException: _no_route})
     app.router.redirect_slashes = False

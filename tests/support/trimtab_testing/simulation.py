@@ -142,14 +142,19 @@ class Simulation:
 
     def result(self, plan: Plan) -> OptimizationResult:
         """Return what the Job of a plan would answer."""
-        key = plan.key({uri: digest_of(uri) for uri in plan.uris()})
+        digests = {uri: digest_of(uri) for uri in plan.uris()}
+        key = plan.key(digests)
         metrics = [
             MeasuredMetric.parse({"name": name, "value": v, "source": s, **self.details.get(name, {})})
             for name, (v, s) in self.figures.items()
         ]
         spare = Unoptimized(artifact=f"r/source@{key}", size_bytes=9) if plan.keep_unoptimized else None
         return OptimizationResult(
-            artifact=f"r/a@{key}", plan=key, resolved={}, metrics=tuple(metrics), unoptimized=spare
+            artifact=f"r/a@{key}",
+            plan=key,
+            resolved=digests,
+            metrics=tuple(metrics),
+            unoptimized=spare,
         )
 
     def _end_pod(self, job: Manifest, message: JobMessage) -> None:

@@ -63,6 +63,13 @@ def test_version_one_is_spoken_too(server: Any) -> None:
     assert len(told["explanations"]) == 2
 
 
+def test_tools_are_told_of_explanations_where_there_are_some(models: Any, serve: Any, server: Any) -> None:
+    operation = httpx.get(f"{server.url}/openapi.json").json()["paths"]["/explain"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["schema"]["example"]
+    assert ask(server, "/explain", example).status_code == 200
+    assert "/explain" not in httpx.get(f"{serve(models.scores()).url}/openapi.json").json()["paths"]
+
+
 @pytest.mark.parametrize(
     ("path", "content", "query", "status", "text"),
     [
