@@ -44,6 +44,10 @@ class DataPlane:
             "outputs": [_describe(item) for item in self.package.outputs],
         }
 
+    def check_room(self) -> None:
+        """Raise Busy where no request can be taken, so that none is read in vain."""
+        self._batcher.check_room()
+
     async def infer(self, request: InferRequest) -> Outputs:
         """Return the outputs asked for. Raises the errors of protocol/errors.py."""
         self._check(request)

@@ -11,10 +11,13 @@ import sys
 from pathlib import Path
 
 import chains
+import costs
+import endings
 import footprint
 import large_checkpoint
 import memory
 import methods
+import overload
 import peers
 import predictions
 import quietness
@@ -23,6 +26,7 @@ import rollback
 import serving
 import soak
 import speed
+import starts
 import streaming
 from figures import Table
 from installation import installed
@@ -38,6 +42,10 @@ HERE = {
     "large_checkpoint": large_checkpoint.measure,
     "peers": peers.measure,
     "serving": serving.measure,
+    "starts": starts.measure,
+    "costs": costs.measure,
+    "endings": endings.measure,
+    "overload": overload.measure,
     "soak": soak.measure,
 }
 ON_A_NODE = {

@@ -32,17 +32,20 @@ class Body:
     is_grpc: bool = False
 
 
-def burst(server: Server, body: Body, at_once: int, seconds: int) -> Burst:
+def burst(server: Server, body: Body, at_once: int, seconds: int, is_tls: bool = False) -> Burst:
     """Ask a server for some seconds, with so many requests at once. Raises RuntimeError where it fails."""
     before = server.seconds()
-    count, rate, middle, late = (_grpc if body.is_grpc else _rest)(server, body, at_once, seconds)
+    if body.is_grpc:
+        count, rate, middle, late = _grpc(server, body, at_once, seconds)
+    else:
+        count, rate, middle, late = _rest(server, body, at_once, seconds, "https" if is_tls else "http")
     return Burst(rate, middle, late, (server.seconds() - before) / count * 1e6)
 
 
-def _rest(server: Server, body: Body, connections: int, seconds: int) -> tuple[float, float, float, float]:
+def _rest(server: Server, body: Body, connections: int, seconds: int, scheme: str) -> tuple[float, float, float, float]:
     length = {} if body.header_length is None else {"HEADER_LENGTH": str(body.header_length)}
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "10s"]
-    command += ["-s", str(FOLDER / "post.lua"), f"http://127.0.0.1:{server.port}{server.kind.path}"]
+    command += ["-s", str(FOLDER / "post.lua"), f"{scheme}://127.0.0.1:{server.port}{server.kind.path}"]
     said = _said(server, command, {"BODY": str(body.file), **length})
     if "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(f"{server.kind.shown} failed under load:\n{said}")

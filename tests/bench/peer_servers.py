@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -96,9 +97,9 @@ PEERS: Final = (
 
 
 class Server:
-    """A running server. Its processor time is that of all processes of its session."""
+    """A running server, on all cores or on these. Its processor time is that of all processes of its session."""
 
-    def __init__(self, kind: Kind, folder: Path, log: Path) -> None:
+    def __init__(self, kind: Kind, folder: Path, log: Path, cores: set[int] | None = None) -> None:
         self.kind = kind
         self.port = _free_ports(3)
         python = Path(sys.executable) if not kind.environment else _python(kind.environment)
@@ -119,26 +120,29 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        if cores is not None:
+            os.sched_setaffinity(self._process.pid, cores)
         self._log = log
         self._known: set[str] = set()  # pids that were its at some time, whose parent may have ended
 
-    def wait_for(self, body: bytes) -> bytes:
+    def wait_for(self, body: bytes, is_tls: bool = False) -> bytes:
         """Ask until there is an answer, and return it. Raises RuntimeError with what the server said."""
         deadline, problem = time.monotonic() + _START_SECONDS, "no answer"
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                return self.ask(body)
+                return self.ask(body, is_tls=is_tls)
             except OSError as error:
                 problem = f"{error} {error.read().decode() if isinstance(error, HTTPError) else ''}"
-                time.sleep(0.2)
+                time.sleep(0.02)
         self.stop()
         raise RuntimeError(f"{self.kind.shown} does not serve: {problem}\n{self._log.read_text()[-3000:]}")
 
-    def ask(self, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
-        """Return what the server answers."""
-        url = f"http://127.0.0.1:{self.port}{self.kind.path}"
+    def ask(self, body: bytes, headers: Mapping[str, str] | None = None, is_tls: bool = False) -> bytes:
+        """Return what the server answers; its certificate is ours, and not looked at."""
+        url = f"http{'s' * is_tls}://127.0.0.1:{self.port}{self.kind.path}"
         asked = urllib.request.Request(url, body, {"content-type": "application/json", **(headers or {})})
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        context = ssl._create_unverified_context() if is_tls else None
+        with urllib.request.urlopen(asked, timeout=10, context=context) as answer:
             content: bytes = answer.read()
         return content
 
@@ -157,6 +161,15 @@ class Server:
     def files(self) -> int:
         """Return how many files and sockets its processes have open."""
         return sum(len(os.listdir(f"/proc/{fields[-1]}/fd")) for fields in self._processes())
+
+    def terminate(self) -> None:
+        """Ask it to end, as Kubernetes does: its first process gets the signal."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def has_ended(self) -> bool:
+        """Tell whether all its processes are gone."""
+        self._process.poll()
+        return not self._processes()
 
     def stop(self) -> None:
         """End all its processes: first as Kubernetes does, then for good."""

@@ -133,24 +133,24 @@ def _ratio(ours: list[Burst], other: list[Burst]) -> str:
 
 def _started(stack: ExitStack, work: Work, size: Size, folder: Path, place: Path) -> Iterator[tuple[str, Server, Body]]:
     """Start the servers, see that each answers what onnxruntime does, and yield them with what they are asked."""
-    bodies = _bodies(work.model, place)
+    asked = bodies(work.model, place)
     kinds = [OURS, *PEERS[: size.peers]]
     if work.is_grpc:
         kinds = [kind for kind in (*kinds, OURS_BY_GRPCIO) if kind.grpc_port]
     for number, kind in enumerate(kinds):
         server = Server(kind, folder, place / f"{number}.log")
         stack.callback(server.stop)
-        body = bodies[kind.body]
+        body = asked[kind.body]
         server.wait_for(body.file.read_bytes())
         if work.is_grpc:
             _check(kind, _asked_by_grpc(server, work.model), folder, work.model)
-            yield kind.shown, server, bodies["grpc"]
+            yield kind.shown, server, asked["grpc"]
             continue
         answer = json.loads(server.ask(body.file.read_bytes()))
         _check(kind, answer if kind.body == "named" else answer["outputs"][0]["data"], folder, work.model)
         yield kind.shown, server, body
         if kind.takes_binary:
-            yield f"{kind.shown}, binary", server, bodies["binary"]
+            yield f"{kind.shown}, binary", server, asked["binary"]
 
 
 def _asked_by_grpc(server: Server, model: str) -> Any:
@@ -170,7 +170,8 @@ def _grpc_request(model: str) -> Any:
     return request
 
 
-def _bodies(model: str, place: Path) -> dict[str, Body]:
+def bodies(model: str, place: Path) -> dict[str, Body]:
+    """Write a request for one row in each form, and return them."""
     row = serving_models.row(model)
     tensor: dict[str, Any] = {"name": "x", "shape": list(row.shape), "datatype": "FP32"}
     listed = {**tensor, "data": row.ravel().tolist()}

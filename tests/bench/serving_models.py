@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 _random = np.random.default_rng(0)
-SHAPES: Final = {"small": (64,), "wide": (256,), "convolution": (3, 32, 32)}  # of a row
+SHAPES: Final = {"small": (64,), "wide": (256,), "deep": (64,), "convolution": (3, 32, 32)}  # of a row
 CLASSES: Final = 10
 
 
@@ -41,7 +41,11 @@ def row(name: str) -> NDArray[np.float32]:
     return np.random.default_rng(7).standard_normal((1, *SHAPES[name]), np.float32)
 
 
-_WIDTHS: Final = {"small": (64, 32, CLASSES), "wide": (256, 2048, 2048, CLASSES)}
+_WIDTHS: Final = {
+    "small": (64, 32, CLASSES),
+    "wide": (256, 2048, 2048, CLASSES),
+    "deep": (64, *[1024] * 60, CLASSES),
+}
 
 
 def _weights(*shape: int) -> NDArray[np.float32]:

@@ -6,9 +6,11 @@ which takes the next batch itself, so that the session is never idle while the l
 """
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 from trimtab_runtime.engine.costs import Costs, Forecast
 from trimtab_runtime.engine.queueing import Done, Feeds, Outputs, Queue, Shape, Waiting
@@ -83,7 +85,7 @@ class Batcher:
         Raises Busy when too much waits for an answer in time.
         """
         loop = self._loop or self._begin()
-        now = loop.time()
+        now = monotonic()  # the loop's own clock stands still within a turn, and while the loop waits
         rows, size = len(next(iter(feeds.values()))), sum([array.nbytes for array in feeds.values()])
         shape = () if self._one_shape else _shape(feeds)
         waiting = Waiting(feeds, rows, size, shape, now, None if timeout is None else now + timeout, done, spent)
@@ -99,6 +101,11 @@ class Batcher:
             self._start(loop)
         return waiting
 
+    def check_room(self) -> None:
+        """Raise Busy where not even one row more may wait: to be asked before a request is read, which takes longer."""
+        if self._rows > self._few:
+            self._check(self._rows + 1, self._bytes)
+
     def _begin(self) -> asyncio.AbstractEventLoop:
         self._loop = asyncio.get_running_loop()
         if not self._in_loop:
@@ -109,13 +116,21 @@ class Batcher:
         """Refuse what would wait too long. What finds nothing before it is always taken."""
         if not self._rows:
             return
-        rows, size, limits = self._rows + waiting.rows, self._bytes + waiting.size, self._limits
-        seconds = self._forecast.seconds(rows)
-        is_late = waiting.deadline is not None and seconds > waiting.deadline - waiting.since
-        if is_late or (rows > self._few and seconds > limits.wait_seconds):
+        left = math.inf if waiting.deadline is None else waiting.deadline - waiting.since
+        self._check(self._rows + waiting.rows, self._bytes + waiting.size, left)
+
+    def _check(self, rows: int, size: int, left: float = math.inf) -> None:
+        """Raise Busy where so much in all is too much, or takes longer than the last of it can wait (`left`)."""
+        limits, seconds = self._limits, self._forecast.seconds(self._in_batches(rows))
+        if seconds > left or (rows > self._few and seconds > limits.wait_seconds):
             raise Busy(f"{self._rows} rows wait already, which take {seconds:.1f} s; try again later", seconds)
         if rows > limits.queued_rows or size > limits.queued_bytes:
             raise Busy(f"{self._rows} rows ({self._bytes} bytes) wait already; try again later", seconds)
+
+    def _in_batches(self, rows: int) -> int:
+        """Return the rows until these are computed: by then, others will have filled the last batch."""
+        batch = self._limits.batch_rows
+        return rows if rows <= batch else -(-rows // batch) * batch
 
     def _stage(self, waiting: Waiting, loop: asyncio.AbstractEventLoop) -> None:
         """Hold requests back until they fill a batch, or the first of them has waited for as long as it may.
@@ -153,7 +168,7 @@ class Batcher:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run one batch inside the loop; what is left has its turn after the loop has read and written."""
         self._is_due = False
-        if batch := self._take(loop):
+        if batch := self._take():
             self._settle(compute(self._run, batch))
         if self._queue:
             self._start(loop)
@@ -164,22 +179,27 @@ class Batcher:
             self._wake.wait()
             self._wake.clear()
             while self._queue:
-                if batch := self._take(loop, loop.call_soon_threadsafe):
+                if batch := self._take(loop.call_soon_threadsafe):
                     loop.call_soon_threadsafe(self._settle, compute(self._run, batch))
 
-    def _take(
-        self, loop: asyncio.AbstractEventLoop, call: Callable[..., object] = lambda act, *given: act(*given)
-    ) -> list[Waiting]:
-        """Remove the next batch from the queue, without those whose callers left or whose time is over."""
-        taken, now = self._queue.take(self._limits.batch_rows), loop.time()
-        batch = [item for item in taken if not item.left and not item.is_late(now)]
+    def _take(self, call: Callable[..., object] = lambda act, *given: act(*given)) -> list[Waiting]:
+        """Remove the next batch from the queue, without those whose callers left or whose time is over by its end.
+
+        The end is a forecast: where nobody else waits for the model, who has time left at all is not given up for it.
+        """
+        taken, now = self._queue.take(self._limits.batch_rows), monotonic()
+        wanted = [item for item in taken if not item.left and not item.is_late(now)]
+        end = now + self._forecast.seconds(sum(item.rows for item in wanted))
+        batch = [item for item in wanted if not item.is_late(end)]
+        if not batch and not self._queue:
+            batch = wanted
         if len(batch) < len(taken):
             call(self._drop, [item for item in taken if item not in batch])
         return batch
 
     def _drop(self, items: list[Waiting]) -> None:
         for item in items:
-            self._finish(item, Late("the request's time was over before the model was free"))
+            self._finish(item, Late("the request's time is over before the model can have answered it"))
 
     def _settle(self, computed: Computed) -> None:
         for rows, seconds in computed.runs:

@@ -19,7 +19,7 @@ Shape = tuple[object, ...]
 class Waiting:
     """A request that waits. `done` is called once with its outputs or an error, unless its caller `left` before.
 
-    `since` and `deadline` are times of the event loop, in seconds; `size` is in bytes.
+    `since` and `deadline` are monotonic times, in seconds; `size` is in bytes.
     """
 
     feeds: Feeds

@@ -239,6 +239,7 @@ class FastProtocol(TimedProtocol):
 
     def _infer(self, call: Call, body: bytes, header_length: str | None) -> None:
         plane = self._inference.plane
+        plane.check_room()
         request = rest.read_request(body, read_header_length(header_length, body), plane.inputs)
         if call.trace is not None:
             request = request._replace(spent=call.trace.spent)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -237,6 +238,57 @@ def test_a_caller_whose_time_is_over_is_told_so_and_not_computed(echo: Model) ->
     assert isinstance(answers[0], Late)
     assert len(answers[1]["y"]) == 2
     assert runs == [1, 2]
+
+
+def test_a_batcher_tells_whether_there_is_room_before_a_request_is_read(echo: Model) -> None:
+    async def scenario() -> list[bool]:
+        gate = Gate(echo)
+        batcher = batcher_of(gate.run, Limits(1, wait_seconds=1.0), costs=Costs((1,), (0.1,)))
+        found, asked = [], []
+        for _ in range(3):
+            found.append(has_room(batcher))
+            asked += [asyncio.create_task(batcher.infer({"x": np.zeros((1, 2), np.float32)})) for _ in range(5)]
+            await gate.is_busy()
+        gate.open.set()
+        await asyncio.gather(*asked, return_exceptions=True)
+        return [*found, has_room(batcher)]
+
+    assert asyncio.run(scenario()) == [True, True, False, True]
+
+
+def has_room(batcher: Batcher) -> bool:
+    try:
+        batcher.check_room()
+    except Busy:
+        return False
+    return True
+
+
+def test_what_would_be_late_by_the_end_of_its_run_is_not_computed_while_others_wait(echo: Model) -> None:
+    def slow(feeds: Mapping[str, Array]) -> Outputs:
+        time.sleep(0.1)
+        return echo.run(feeds)
+
+    async def scenario() -> tuple[list[Any], list[int]]:
+        runs: list[int] = []
+        batcher = batcher_of(slow, Limits(1), runs, costs=Costs((1,), (0.05,)))  # it takes twice as long as expected
+        row = {"x": np.zeros((1, 2), np.float32)}
+        asked = [asyncio.create_task(batcher.infer(row, timeout)) for timeout in (None, 0.13, None)]
+        return await asyncio.gather(*asked, return_exceptions=True), runs
+
+    answers, runs = asyncio.run(scenario())
+    assert isinstance(answers[1], Late)
+    assert [len(answers[at]["y"]) for at in (0, 2)] == [1, 1]
+    assert runs == [1, 1]
+
+
+def test_who_waits_alone_is_computed_though_the_forecast_leaves_no_time_for_it(echo: Model) -> None:
+    async def scenario() -> list[Any]:
+        batcher = batcher_of(echo.run, Limits(1), costs=Costs((1,), (60.0,)))
+        row = {"x": np.zeros((1, 2), np.float32)}
+        return [await batcher.infer(row, 20.0) for _ in range(3)]
+
+    assert [len(answer["y"]) for answer in asyncio.run(scenario())] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("timeout", "taken"), [(None, 40), (0.5, 20)])

@@ -77,6 +77,7 @@ class Infer:
         try:
             if call.messages != 1:
                 raise BadRequest("the call needs one message; none came")
+            self._plane.check_room()
             request = parsed(oip_pb2.ModelInferRequest, inference.content)
             self._plane.find(request.model_name, request.model_version)
             asked = codec.read_request(request, self._plane.inputs)
