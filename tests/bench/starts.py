@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -38,9 +39,9 @@ def measure() -> Table:
             kinds = [OURS, *(kind for kind in PEERS if "," not in kind.shown)] if model == "small" else [OURS]
             rows += _rows(model, kinds, Path(place) / model, _SIZES[chosen])
     how = (
-        f"Seconds from the start of the process to its first answer, {_SIZES[chosen]} starts of each in turns; our server has "
-        "tried the model by then. Median (smallest to largest). onnxruntime alone is a process that loads the model "
-        "and runs one row. Ratios are by that, of each round."
+        f"Seconds from the start of the process to its first answer, {_SIZES[chosen]} starts of each in turns; our "
+        "server has tried the model by then. Median (smallest to largest). onnxruntime alone is a process that loads "
+        "the model and runs one row. Ratios are by that, of each round."
     )
     head = ("model", "server", "seconds", "by onnxruntime alone", "MiB", "MiB above onnxruntime alone")
     return Table(how, head, tuple(rows), kept=chosen == "full")
@@ -50,10 +51,9 @@ def _rows(model: str, kinds: list[Kind], place: Path, rounds: int) -> Iterator[t
     folder = serving_models.write(model, place / "model")
     body = {name: item.file.read_bytes() for name, item in bodies(model, place).items()}
     starts: dict[str, Callable[[], tuple[float, float]]] = {
-        _BARE: lambda: _bare(folder / "model.onnx", serving_models.SHAPES[model][0])
+        _BARE: partial(_bare, folder / "model.onnx", serving_models.SHAPES[model][0]),
+        **{kind.shown: partial(_start, kind, folder, body[kind.body], place / "log") for kind in kinds},
     }
-    for kind in kinds:
-        starts[kind.shown] = lambda kind=kind: _start(kind, folder, body[kind.body], place / "log")  # type: ignore[misc]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in starts}
     for _ in range(rounds):
         for name, start in starts.items():
