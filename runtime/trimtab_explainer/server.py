@@ -27,8 +27,10 @@ from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.tensors import Array
 from trimtab_runtime.server.answers import HEADER_LENGTH, Answer, error_answer, read_header_length, text_answer
 from trimtab_runtime.server.handling import json_response, read_body, response
+from trimtab_runtime.server.intake import Intake
 
 _MOST_WAITING: Final = 8
+_MOST_ON_THEIR_WAY: Final = 256 << 20  # bytes of requests
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -81,24 +83,25 @@ class _Views:
         self._inputs = Inputs(explainer.package.inputs)
         self._thread = ThreadPoolExecutor(1, "explaining")
         self._waiting = 0
+        self._intake = Intake(_MOST_ON_THEIR_WAY)
 
     async def live(self, _: Request) -> Response:
         return json_response({"live": True})
 
     async def explain(self, request: Request) -> Response:
-        body = await read_body(request)
+        body = await read_body(request, self._intake)
         asked = read_asked(request.query_params, self._config)
         return self._listed(*await self._run(plain.read_rows(body, self._inputs), asked))
 
     async def explain_instances(self, request: Request) -> Response:
         self._find(request)
-        body = await read_body(request)
+        body = await read_body(request, self._intake)
         asked = read_asked(request.query_params, self._config)
         return self._listed(*await self._run(v1.read_request(body, self._inputs)[0], asked))
 
     async def explain_tensors(self, request: Request) -> Response:
         self._find(request)
-        body = await read_body(request)
+        body = await read_body(request, self._intake)
         length = read_header_length(request.headers.get(HEADER_LENGTH), body)
         given = rest.read_request(body, length, self._inputs)
         asked = read_asked({**request.query_params, **_parameters(body[:length])}, self._config)

@@ -23,6 +23,7 @@ _HELP: Final = {
     "GRPC_ENGINE": "lean: our own HTTP/2; grpcio: the common library (default lean)",
     "MAX_DELAY_MS": "how long a request may wait for others (default 0: not at all)",
     "MAX_WAIT_SECONDS": "expected wait above which a request is refused (default 1)",
+    "INTAKE_MIB": "MiB of requests that may be on their way at once, in each process (default 256)",
     "FAST_PATH": "1: inference calls go past the web framework; 0: through it (default 1)",
     "DRAIN_SECONDS": "how long to go on answering after SIGTERM (default 5)",
     "TLS_CERTIFICATE": "file of the certificate, with which both ports speak TLS (default none)",
@@ -57,6 +58,7 @@ class RuntimeConfig:
     grpc_engine: str
     max_delay_seconds: float
     max_wait_seconds: float
+    intake_bytes: int
     fast_path: bool
     drain_seconds: float
     tls_certificate: Path | None
@@ -91,6 +93,7 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         grpc_engine=settings.one_of("GRPC_ENGINE", ("lean", "grpcio")),
         max_delay_seconds=settings.number("MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
         max_wait_seconds=settings.number("MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
+        intake_bytes=settings.number("INTAKE_MIB", 256, 1, 1 << 20) << 20,
         fast_path=settings.switch("FAST_PATH", 1),
         drain_seconds=settings.number("DRAIN_SECONDS", 5.0, 0.0, 3600.0),
         tls_certificate=settings.path("TLS_CERTIFICATE"),

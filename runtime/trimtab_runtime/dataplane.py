@@ -9,6 +9,7 @@ from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest, UnknownModel
 from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.request import InferRequest
+from trimtab_runtime.server.intake import Intake
 
 SERVER_NAME: Final = "trimtab"
 SERVER_VERSION: Final = "0.1.0"
@@ -18,12 +19,13 @@ EXTENSIONS: Final = ("binary_tensor_data",)
 class DataPlane:
     """One model under one name and version. `ready` turns false when the process begins to drain, and stays so."""
 
-    def __init__(self, name: str, version: str, model: Model, batcher: Batcher) -> None:
+    def __init__(self, name: str, version: str, model: Model, batcher: Batcher, intake: Intake) -> None:
         self.name: Final = name
         self.version: Final = version
         self.package: Final = model.package
         self.inputs: Final = Inputs(model.package.inputs)
         self.platform: Final = model.backend.platform
+        self.intake: Final = intake
         self.ready = True
         self._batcher = batcher
         self._outputs = tuple(item.name for item in model.package.outputs)

@@ -1,9 +1,12 @@
-"""Events as one JSON object a line on standard error; there is no access log."""
+"""Events as one JSON object a line on standard error; calls among them only where they are asked for."""
 
-import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from time import time
+
+import orjson
 
 LOGGER = "trimtab.runtime"
 
@@ -12,16 +15,16 @@ class _JsonLines(logging.Formatter):
     """Message and the fields given as `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
+        fields = dict(getattr(record, "fields", {}))
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+            fields["traceback"] = self.formatException(record.exc_info)
+        return _line(record.created, record.levelname.lower(), record.name, record.getMessage(), fields)
+
+
+def _line(at: float, level: str, logger: str, message: str, fields: Mapping[str, object]) -> str:
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    line = {"time": moment, "level": level, "logger": logger, "message": message, **fields}
+    return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def log_as_json() -> None:
@@ -35,6 +38,11 @@ def log_as_json() -> None:
 def say(event: str, **fields: object) -> None:
     """Log one event of the server's life."""
     logging.getLogger(LOGGER).info(event, extra={"fields": fields})
+
+
+def say_at_once(event: str, **fields: object) -> None:
+    """Log an event that happens thousands of times a second: past the logging module, which takes most of the time."""
+    sys.stderr.write(_line(time(), "info", LOGGER, event, fields) + "\n")
 
 
 def complain(event: str, error: BaseException) -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import chains
+import conformance
 import costs
 import endings
 import footprint
@@ -42,6 +43,7 @@ HERE = {
     "large_checkpoint": large_checkpoint.measure,
     "peers": peers.measure,
     "serving": serving.measure,
+    "conformance": conformance.measure,
     "starts": starts.measure,
     "costs": costs.measure,
     "endings": endings.measure,

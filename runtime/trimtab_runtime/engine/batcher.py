@@ -7,18 +7,22 @@ which takes the next batch itself, so that the session is never idle while the l
 
 import asyncio
 import math
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
 from trimtab_runtime.engine.costs import Costs, Forecast
+from trimtab_runtime.engine.pieces import Pieces, is_long
 from trimtab_runtime.engine.queueing import Done, Feeds, Outputs, Queue, Shape, Waiting
 from trimtab_runtime.engine.running import Computed, Run, compute
 from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol.errors import Busy, Late
 from trimtab_runtime.protocol.request import Spent
 
+_PIECE_IN_LOOP = 0.0003  # seconds of a piece of a long request, if a batch takes less
+_PIECE_IN_THREAD = 0.003
 _LEAST_BATCHES = 8  # may always wait, however long they take: with fewer, refusals would leave the session idle
 
 
@@ -36,7 +40,8 @@ class Limits:
 class Batcher:
     """Feeds one session from one event loop. Runs happen in the loop where `in_loop`, else in a thread of its own.
 
-    `observe_run` is told the rows and seconds of every run. With `one_shape` all rows are known to be alike.
+    `observe_run` is told the rows and seconds of every run. With `one_shape` all rows are known to be alike. Where a
+    row is answered alike in any company, requests of very many rows may run `in_pieces`.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Batcher:
         observe_run: Callable[[int, float], None] = lambda rows, seconds: None,
         in_loop: bool = False,
         one_shape: bool = False,
+        in_pieces: bool = False,
     ) -> None:
         self._run = run
         self._limits = limits
@@ -55,6 +61,7 @@ class Batcher:
         self._observe_run = observe_run
         self._in_loop = in_loop
         self._one_shape = one_shape
+        self._piece_rows = _piece_rows(costs, limits.batch_rows, in_loop) if in_pieces else sys.maxsize
         self._rows = self._bytes = 0  # of all that has no result yet
         self._staged: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -84,7 +91,6 @@ class Batcher:
         Where there is a `spent`, it is told what became of the time.
         Raises Busy when too much waits for an answer in time.
         """
-        loop = self._loop or self._begin()
         now = monotonic()  # the loop's own clock stands still within a turn, and while the loop waits
         rows, size = len(next(iter(feeds.values()))), sum([array.nbytes for array in feeds.values()])
         shape = () if self._one_shape else _shape(feeds)
@@ -92,6 +98,15 @@ class Batcher:
         self._admit(waiting)
         if spent is not None:
             spent.begin()
+        if is_long(waiting, self._piece_rows):
+            self._bytes += waiting.size
+            Pieces(waiting, self._piece_rows, self._add, self._forget).begin()
+        else:
+            self._add(waiting)
+        return waiting
+
+    def _add(self, waiting: Waiting) -> None:
+        loop = self._loop or self._begin()
         self._rows += waiting.rows
         self._bytes += waiting.size
         if self._limits.delay_seconds:
@@ -99,7 +114,14 @@ class Batcher:
         else:
             self._queue.add(waiting)
             self._start(loop)
-        return waiting
+
+    def _forget(self, whole: Waiting) -> None:
+        self._bytes -= whole.size
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits or runs, and nothing is held for it."""
+        return self._rows == 0 and self._bytes == 0
 
     def check_room(self) -> None:
         """Raise Busy where not even one row more may wait: to be asked before a request is read, which takes longer."""
@@ -114,7 +136,7 @@ class Batcher:
 
     def _admit(self, waiting: Waiting) -> None:
         """Refuse what would wait too long. What finds nothing before it is always taken."""
-        if not self._rows:
+        if self.is_idle:
             return
         left = math.inf if waiting.deadline is None else waiting.deadline - waiting.since
         self._check(self._rows + waiting.rows, self._bytes + waiting.size, left)
@@ -219,6 +241,12 @@ class Batcher:
             item.done(result)
         except Exception as error:  # of one caller: the others of its batch get their answers all the same
             complain("an answer could not be given", error)
+
+
+def _piece_rows(costs: Costs, batch_rows: int, in_loop: bool) -> int:
+    """Return the rows that a long request has for a turn: a batch, or more where that takes next to nothing."""
+    seconds = costs.of(batch_rows)
+    return batch_rows * max(1, int((_PIECE_IN_LOOP if in_loop else _PIECE_IN_THREAD) / seconds))
 
 
 def _shape(feeds: Feeds) -> Shape:

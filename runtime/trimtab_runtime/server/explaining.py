@@ -90,6 +90,7 @@ class Explaining:
         is_own = explainer == "process"
         self._own = OwnExplainer(model_dir, plane.name, plane.version) if is_own else None
         self._url = None if is_own else explainer
+        self._intake = plane.intake
         self._threads = ThreadPoolExecutor(_AT_ONCE, "explaining")
 
     @property
@@ -113,7 +114,7 @@ class Explaining:
     async def _explain(self, request: Request) -> Response:
         if not self.is_there:
             return response(text_answer(404, _NONE))
-        body = await read_body(request)
+        body = await read_body(request, self._intake)
         headers = {name: request.headers[name] for name in _PASSED if name in request.headers}
         path = f"{request.url.path}?{request.url.query}"
         loop = asyncio.get_running_loop()

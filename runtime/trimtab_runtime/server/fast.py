@@ -82,6 +82,7 @@ class Call:
     __slots__ = (
         "began",
         "disconnected",
+        "held",
         "keep_alive",
         "message_event",
         "parts",
@@ -98,7 +99,7 @@ class Call:
         self.message_event = event
         self.response_complete = self.disconnected = False
         self.parts: list[bytes] = []
-        self.size = 0
+        self.size = self.held = 0
         self.waiting: Waiting | None = None
 
 
@@ -168,10 +169,10 @@ class FastProtocol(TimedProtocol):
             return
         self._body_size += len(body)
         if not call.response_complete:
-            call.size += len(body)
             call.parts.append(body)
-            if call.size > MAX_BODY:
-                self._guarded(call, check_received, call.size)
+            call.size += len(body)
+            call.held += len(body)
+            self._guarded(call, self._take, call, len(body))
 
     def on_message_complete(self) -> None:
         call, self._reading_since = self._call, None
@@ -179,17 +180,28 @@ class FastProtocol(TimedProtocol):
             super().on_message_complete()
         elif not call.response_complete:
             body = call.parts[0] if len(call.parts) == 1 else b"".join(call.parts)
-            call.parts = []
+            self._release(call)
             self._guarded(call, self._infer, call, body, self._header_length)
 
     def connection_lost(self, exc: Exception | None) -> None:
         call, self._pending = self._pending, None
         if call is not None:
             call.response_complete = True
+            self._release(call)
             if call.waiting is not None:
                 call.waiting.left, call.waiting = True, None
             self._inference.metrics.end("rest", str(CLIENT_LEFT), call.began, call.trace)
         super().connection_lost(exc)
+
+    def _take(self, call: Call, size: int) -> None:
+        check_received(call.size)
+        self._inference.plane.intake.take(size)
+
+    def _release(self, call: Call) -> None:
+        """Hold nothing of a body any more."""
+        call.parts = []
+        self._inference.plane.intake.give(call.held)
+        call.held = 0
 
     def _is_between_messages(self) -> bool:
         """Tell whether the parser has nothing in hand, and nothing waits for an answer."""
@@ -261,6 +273,8 @@ class FastProtocol(TimedProtocol):
         if call.response_complete:
             return
         call.response_complete = True
+        if call.held:
+            self._release(call)
         call.waiting = None  # it knows the call: without this, only the garbage collector could free the two
         self._pending = None
         has_left = self.transport.is_closing()

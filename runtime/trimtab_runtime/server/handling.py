@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from trimtab_runtime.protocol.request import Spent
 from trimtab_runtime.server.answers import CLIENT_LEFT, Answer, check_announced, check_received, error_answer
+from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.tracing import SERVER_TIMING, TRACE_PARENT
 
@@ -29,16 +30,20 @@ def counted(handler: Handler, metrics: ServerMetrics) -> Callable[[Request], Awa
     return handle
 
 
-async def read_body(request: Request) -> bytes:
-    """Read the body, and stop as soon as it is clear that it is too large. Raises TooLarge."""
+async def read_body(request: Request, intake: Intake) -> bytes:
+    """Read the body, and stop as soon as it is clear that it is too large. Raises TooLarge, and Busy."""
     announced = request.headers.get("content-length", "0")
     check_announced(int(announced) if announced.isdigit() else 0)
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        check_received(size)
-        parts.append(part)
-    return b"".join(parts)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            intake.take(len(part))
+            check_received(size)
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        intake.give(size)
 
 
 def response(answer: Answer) -> Response:

@@ -27,6 +27,7 @@ from trimtab_runtime.model.session import Model, load_model
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.explaining import Explaining
 from trimtab_runtime.server.fast import FastProtocol, Inference
+from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics, all_started
 from trimtab_runtime.server.place import Place, bind
 from trimtab_runtime.server.rest import make_app
@@ -44,7 +45,7 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     tracing = open_tracing(config, name)
     metrics = ServerMetrics(name, config.revision, place.tallies, place.process, tracing)
     batcher = _batcher(config, model, metrics)
-    plane = DataPlane(name, config.revision, model, batcher)
+    plane = DataPlane(name, config.revision, model, batcher, Intake(config.intake_bytes, metrics.intake_cell))
     certificates = _certificates(config)
     grpc = _grpc_server(config, plane, metrics, certificates)
     _collect_seldom()
@@ -83,7 +84,8 @@ def _batcher(config: RuntimeConfig, model: Model, metrics: ServerMetrics) -> Bat
         batchDifference=learned.difference if math.isfinite(learned.difference) else None,
     )
     limits = Limits(learned.batch_rows, config.max_delay_seconds, config.max_wait_seconds)
-    return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape)
+    in_pieces = learned.is_safe and config.max_batch_size > 1
+    return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape, in_pieces)
 
 
 class GrpcServer(Protocol):

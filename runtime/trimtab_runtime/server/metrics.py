@@ -63,7 +63,8 @@ class _Distribution(NamedTuple):
 # A row, from its beginning.
 _STARTS: Final = 0
 _INFLIGHT: Final = 1
-_BATCH_ROWS: Final = _Distribution(_ROWS, 2)
+_INTAKE: Final = 2
+_BATCH_ROWS: Final = _Distribution(_ROWS, 3)
 _RUN_SECONDS: Final = _Distribution(_SECONDS, _BATCH_ROWS.end)
 _DURATIONS: Final = {
     "rest": _Distribution(_SECONDS, _RUN_SECONDS.end),
@@ -105,12 +106,17 @@ class ServerMetrics:
         self._labels = (model, revision)
         self._tallies = tallies or tallies_for(1)
         self._row = self._tallies.rows[process]
-        self._row[_INFLIGHT] = 0  # what a process before this one in its place had in hand is lost
+        self._row[_INFLIGHT] = self._row[_INTAKE] = 0  # what a process before this one in its place had in hand is lost
         self._learned: Learned | None = None
 
     def started(self) -> None:
         """Count this process as ready to serve."""
         self._row[_STARTS] += 1
+
+    @property
+    def intake_cell(self) -> Row:
+        """Return where the bytes of requests on their way are counted."""
+        return self._row[_INTAKE : _INTAKE + 1]
 
     def learned(self, learned: Learned) -> None:
         """Take what a trial told of the model. Each process has its own trial, and tells of that."""
@@ -165,6 +171,7 @@ class ServerMetrics:
                 duration.add_to(durations, row, [*self._labels, protocol])
         yield durations
         yield GaugeMetricFamily("trimtab_inflight_requests", "Inference calls in progress.", row[_INFLIGHT])
+        yield GaugeMetricFamily("trimtab_intake_bytes", "Bytes of requests that are on their way.", row[_INTAKE])
         yield _histogram("trimtab_batch_rows", "Rows of a run.", _BATCH_ROWS, row)
         yield _histogram("trimtab_run_duration_seconds", "Duration of runs of the model.", _RUN_SECONDS, row)
         if self._learned is not None:

@@ -30,7 +30,9 @@ def routes(plane: DataPlane, explains: bool) -> list[Route]:
     async def openapi(_: Request) -> Response:
         return json_response(document(plane, explains))
 
-    async def page(_: Request) -> Response:
+    async def page(request: Request) -> Response:
+        if "text/html" not in request.headers.get("accept", ""):  # KServe's clients ask here whether we live
+            return json_response({"status": "alive"})
         return Response(_PAGE.read_bytes(), media_type="text/html", headers={"content-security-policy": _POLICY})
 
     return [Route("/openapi.json", openapi), Route("/", page)]

@@ -81,7 +81,7 @@ class _Views:
 
     async def infer(self, request: Request, spent: Spent | None) -> Response:
         self._find(request)
-        body = await read_body(request)
+        body = await read_body(request, self._plane.intake)
         asked = rest.read_request(
             body, read_header_length(request.headers.get(HEADER_LENGTH), body), self._plane.inputs
         )
@@ -89,7 +89,7 @@ class _Views:
         return response(outputs_answer(self._writer, outputs, asked))
 
     async def predict(self, request: Request, spent: Spent | None) -> Response:
-        rows = plain.read_rows(await read_body(request), self._plane.inputs)
+        rows = plain.read_rows(await read_body(request, self._plane.intake), self._plane.inputs)
         outputs = await self._plane.infer(InferRequest(rows, spent=spent))
         return response(Answer(200, plain.write_predictions(self._plane.package, outputs)))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from trimtab_runtime.config import RuntimeConfig
-from trimtab_runtime.logs import say
+from trimtab_runtime.logs import say_at_once
 from trimtab_runtime.protocol.request import Spent
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Tracing:
         times = {"seconds": seconds, "queueSeconds": spent.queued, "runSeconds": spent.ran}
         rounded = {name: round(value, 6) for name, value in times.items()}
         parent = {TRACE_PARENT: trace.parent} if trace.parent else {}
-        say("request", protocol=protocol, code=code, **rounded, rows=spent.rows, **parent)
+        say_at_once("request", protocol=protocol, code=code, **rounded, rows=spent.rows, **parent)
 
     def _send(self, tracer: "Tracer", trace: Trace, protocol: str, code: str, seconds: float) -> None:
         from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context

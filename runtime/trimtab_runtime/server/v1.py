@@ -51,7 +51,7 @@ class _Views:
 
     async def predict(self, request: Request, spent: Spent | None) -> Response:
         self._find(request)
-        feeds, is_rows = v1.read_request(await read_body(request), self._plane.inputs)
+        feeds, is_rows = v1.read_request(await read_body(request, self._plane.intake), self._plane.inputs)
         outputs = await self._plane.infer(InferRequest(feeds, spent=spent))
         return response(Answer(200, v1.write_response(outputs, is_rows)))
 

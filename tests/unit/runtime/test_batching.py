@@ -240,6 +240,84 @@ def test_a_caller_whose_time_is_over_is_told_so_and_not_computed(echo: Model) ->
     assert runs == [1, 2]
 
 
+LONG = [(50, 1), (3, 1), (41, 2), (1, 1), (20, 1)]
+
+
+@pytest.mark.parametrize("in_loop", [True, False])
+@pytest.mark.parametrize("limit", [1, 4, 7])
+def test_requests_of_very_many_rows_run_in_pieces_and_are_answered_whole(
+    echo: Model, limit: int, in_loop: bool
+) -> None:
+    runs: list[int] = []
+    many = [{"x": np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)} for rows, columns in LONG]
+    batcher = in_pieces(echo.run, Limits(limit, wait_seconds=3600), runs, in_loop)
+    answers = asyncio.run(run_all(batcher, many))
+    for feeds, answer in zip(many, answers, strict=True):
+        np.testing.assert_array_equal(answer["y"], feeds["x"])
+    assert max(runs) <= 2 * limit + 1
+    assert sum(runs) == sum(rows for rows, _ in LONG)
+    assert batcher.is_idle
+
+
+def in_pieces(run: Run, limits: Limits, runs: list[int], in_loop: bool = False) -> Batcher:
+    costs = Costs((1,), (0.01,))  # so that a batch is long enough for a piece
+    return Batcher(run, limits, costs, lambda rows, _: runs.append(rows), in_loop, in_pieces=True)
+
+
+def test_a_piece_is_more_than_a_batch_where_a_batch_takes_next_to_nothing(echo: Model) -> None:
+    runs: list[int] = []
+    note = lambda rows, _: runs.append(rows)  # noqa: E731
+    batcher = Batcher(echo.run, Limits(4), Costs((4,), (0.00011,)), note, in_loop=True, in_pieces=True)
+    asyncio.run(run_all(batcher, [{"x": np.zeros((1000, 2), np.float32)}]))
+    assert runs == [8] * 125
+
+
+def test_others_have_their_turn_between_two_pieces(echo: Model) -> None:
+    async def scenario() -> list[str]:
+        ended: list[str] = []
+        batcher = in_pieces(echo.run, Limits(2), [], in_loop=True)
+
+        async def ask(name: str, rows: int) -> None:
+            await batcher.infer({"x": np.zeros((rows, 2), np.float32)})
+            ended.append(name)
+
+        await asyncio.gather(ask("long", 1000), ask("short", 1))
+        return ended
+
+    assert asyncio.run(scenario()) == ["short", "long"]
+
+
+def test_a_caller_that_leaves_in_the_midst_of_its_rows_is_computed_no_further(echo: Model) -> None:
+    async def scenario() -> tuple[int, bool]:
+        runs: list[int] = []
+        batcher = in_pieces(echo.run, Limits(1), runs, in_loop=True)
+        asked = asyncio.create_task(batcher.infer({"x": np.zeros((100_000, 2), np.float32)}))
+        while len(runs) < 10:
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.sleep(0.05)
+        return len(runs), batcher.is_idle
+
+    ran, is_idle = asyncio.run(scenario())
+    assert ran < 100
+    assert is_idle
+
+
+def test_a_piece_that_fails_fails_its_request_and_no_other(fragile: Model) -> None:
+    async def scenario() -> tuple[list[Any], bool]:
+        batcher = in_pieces(fragile.run, Limits(2), [])
+        bad, good = np.zeros(50, np.int64), np.ones(50, np.int64)
+        bad[20] = 9
+        answers = await run_all(batcher, [{"index": bad}, {"index": good}])
+        return answers, batcher.is_idle
+
+    (failed, answered), is_idle = asyncio.run(scenario())
+    assert isinstance(failed, InferenceFailed)
+    assert len(answered["row"]) == 50
+    assert is_idle
+
+
 def test_a_batcher_tells_whether_there_is_room_before_a_request_is_read(echo: Model) -> None:
     async def scenario() -> list[bool]:
         gate = Gate(echo)

@@ -17,6 +17,7 @@ from trimtab_runtime.model.session import load_model
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.server.fast import FastProtocol, Inference
 from trimtab_runtime.server.grpc.lean import LeanGrpcServer
+from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics
 
 Stub: Any = oip_pb2_grpc.GRPCInferenceServiceStub
@@ -40,7 +41,7 @@ def settled() -> int:
 def plane_of(models: Any) -> tuple[DataPlane, ServerMetrics]:
     model = load_model(models.scores(), threads=1)
     batcher = Batcher(model.run, Limits(8), Costs((1,), (1e-5,)), in_loop=True)
-    return DataPlane("scores", "1", model, batcher), ServerMetrics("scores", "1")
+    return DataPlane("scores", "1", model, batcher, Intake(1 << 20)), ServerMetrics("scores", "1")
 
 
 async def ask_rest(port: int) -> None:

@@ -23,8 +23,12 @@ def test_the_example_of_the_document_is_answered(models: Any, shared: Any) -> No
         assert (answer.status_code, len(answer.json()["predictions"])) == (200, 1)
 
 
+def test_programs_are_told_at_the_root_that_the_server_lives_as_kserve_has_it(http: httpx.Client) -> None:
+    assert http.get("/").json() == {"status": "alive"}
+
+
 def test_the_page_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
-    page = http.get("/")
+    page = http.get("/", headers={"accept": "text/html,*/*"})
 
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from trimtab_runtime.http2.connection import Connection, Stream
 from trimtab_runtime.logs import complain
-from trimtab_runtime.protocol.errors import BadRequest, RequestError, TooLarge
+from trimtab_runtime.protocol.errors import BadRequest, RequestError
 from trimtab_runtime.protocol.grpc_wire import (
     ANSWER_HEAD,
     OK_TRAILERS,
@@ -20,11 +20,10 @@ from trimtab_runtime.protocol.grpc_wire import (
     status_trailers,
     trailers_only,
 )
+from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.tracing import TRACE_PARENT
 
 _MOST_UNWANTED: Final = 1 << 20  # bytes of a request that is refused
-_LARGE: Final = 1 << 20  # bytes of a request, above which all of its connection are added up
-_MOST_HELD: Final = 256 << 20
 _INTERNAL: Final = "internal error; the server's log has the cause"
 
 
@@ -50,7 +49,18 @@ class Method(Protocol):
 class Call:
     """A call. `answer` any number of times, then `end`; or `fail`. `context` belongs to the method."""
 
-    __slots__ = ("_calls", "_has_head", "_stream", "context", "deadline", "is_over", "messages", "method", "reader")
+    __slots__ = (
+        "_calls",
+        "_has_head",
+        "_stream",
+        "context",
+        "deadline",
+        "held",
+        "is_over",
+        "messages",
+        "method",
+        "reader",
+    )
 
     def __init__(self, calls: "Calls", stream: Stream, method: Method, timeout: float | None) -> None:
         self._calls = calls
@@ -59,6 +69,7 @@ class Call:
         self.method = method
         self.reader = MessageReader(stream.request.fields.get(b"grpc-encoding"))
         self.messages = 0
+        self.held = 0  # bytes of it that are on their way
         self.deadline = None if timeout is None else calls.now() + timeout
         self.is_over = False
         self.context: Any = None
@@ -120,8 +131,9 @@ class Refusal:
 class Calls:
     """The handler of a connection. `flush` is called when there may be something to send."""
 
-    def __init__(self, methods: Mapping[bytes, Method], flush: Callable[[], None]) -> None:
+    def __init__(self, methods: Mapping[bytes, Method], flush: Callable[[], None], intake: Intake) -> None:
         self._methods = methods
+        self._intake = intake
         self._flush = flush
         self.now = asyncio.get_running_loop().time
         self.connection = Connection(self)
@@ -149,8 +161,8 @@ class Calls:
         call = stream.context
         if isinstance(call, Call) and not call.is_over:
             self._guarded(call, self._read, call, data)
-            if stream.received > _LARGE and not call.is_over and self._held() > _MOST_HELD:
-                call.method.failed(call, TooLarge("the messages of this connection are too large together"))
+            if call.is_over:
+                self._release(call)
         elif isinstance(call, Refusal) and stream.received > _MOST_UNWANTED:
             self._refuse(stream, call)
 
@@ -160,11 +172,13 @@ class Calls:
             self._refuse(stream, call)
         elif isinstance(call, Call) and not call.is_over:
             self._guarded(call, self._ended, call)
+            self._release(call)
 
     def aborted(self, stream: Stream) -> None:
         call = stream.context
         if isinstance(call, Call) and not call.is_over:
             call.is_over = True
+            self._release(call)
             call.method.cancelled(call)
 
     def send(self, stream: Stream, head: bytes, data: bytes, trailers: bytes | None) -> None:
@@ -177,9 +191,9 @@ class Calls:
         self.connection.refuse(stream, block)
         self._flush()
 
-    def _held(self) -> int:
-        """Return the bytes of requests that are not complete."""
-        return sum(stream.received for stream in self.connection.streams.values() if not stream.is_complete)
+    def _release(self, call: Call) -> None:
+        self._intake.give(call.held)
+        call.held = 0
 
     def _refuse(self, stream: Stream, refusal: Refusal) -> None:
         stream.context = None  # it is given once
@@ -191,6 +205,8 @@ class Calls:
         call.method.ended(call)
 
     def _read(self, call: Call, data: bytes) -> None:
+        call.held += len(data)
+        self._intake.take(len(data))
         for message in call.reader.add(data):
             call.messages += 1
             call.method.message(call, message)

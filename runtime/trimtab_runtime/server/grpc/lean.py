@@ -11,6 +11,7 @@ from typing import Final, cast
 from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.server.grpc.calls import Calls, Method
 from trimtab_runtime.server.grpc.services import Health, methods
+from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.tls import Certificates
 
@@ -38,6 +39,7 @@ class LeanGrpcServer:
     ) -> None:
         self._tls = certificates.grpc if certificates else None
         self._health = Health()
+        self._intake = plane.intake
         self._methods = methods(plane, metrics, self._health)
         self._address = host, port
         self._shares_port = shares_port
@@ -74,19 +76,23 @@ class LeanGrpcServer:
 
     def _connection(self) -> "GrpcProtocol":
         age = self._max_age * random.uniform(1 - _JITTER, 1 + _JITTER)
-        return GrpcProtocol(self._methods, self._connections, age)
+        return GrpcProtocol(self._methods, self._connections, age, self._intake)
 
 
 class GrpcProtocol(asyncio.Protocol):
     """A connection."""
 
     def __init__(
-        self, methods: Mapping[bytes, Method], connections: "set[GrpcProtocol]", max_age_seconds: float
+        self,
+        methods: Mapping[bytes, Method],
+        connections: "set[GrpcProtocol]",
+        max_age_seconds: float,
+        intake: Intake,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._max_age = max_age_seconds
-        self._calls = Calls(methods, self._flush_soon)
+        self._calls = Calls(methods, self._flush_soon, intake)
         self._connection = self._calls.connection
         self._is_due = self._is_receiving = self._is_ending = False
         self._timers: list[asyncio.TimerHandle] = []

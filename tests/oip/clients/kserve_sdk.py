@@ -1,0 +1,72 @@
+"""Ask a model by KServe's clients and print what they get, as JSON: `kserve_sdk.py URL GRPC MODEL ROWS`.
+
+ROWS is a file of numpy's with an array for each input. Texts are of bytes.
+"""
+
+import asyncio
+import base64
+import json
+import sys
+
+import numpy as np
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest
+from kserve.inference_client import RESTConfig
+from kserve.utils.numpy_codec import from_np_dtype
+
+URL, GRPC, MODEL, ROWS = sys.argv[1:]
+
+
+def read_rows():
+    with np.load(ROWS, allow_pickle=False) as stored:
+        return {
+            name: stored[name].astype(object) if stored[name].dtype.kind == "S" else stored[name] for name in stored
+        }
+
+
+def request(rows, binary_in, binary_out):
+    inputs = []
+    for name, array in rows.items():
+        tensor = InferInput(name, list(array.shape), from_np_dtype(array.dtype))
+        tensor.set_data_from_numpy(array, binary_data=binary_in)
+        inputs.append(tensor)
+    parameters = {"binary_data_output": True} if binary_out else None
+    return InferRequest(MODEL, inputs, request_id="7", parameters=parameters)
+
+
+def listed(response):
+    assert response.id == "7"
+    return {output.name: encoded(output.as_numpy()) for output in response.outputs}
+
+
+def encoded(array):
+    if array.dtype.kind in "OSU":
+        texts = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
+        return {"shape": array.shape, "texts": [text.decode() for text in texts]}
+    raw = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"shape": array.shape, "dtype": str(array.dtype), "raw": raw}
+
+
+async def ask(rows, found):
+    async with InferenceRESTClient(RESTConfig(protocol="v2")) as client:
+        assert await client.is_server_live(URL)
+        assert await client.is_server_ready(URL)
+        assert await client.is_model_ready(URL, MODEL)
+        half = any(array.dtype == np.float16 for array in rows.values())
+        for binary_in in (True,) if half else (True, False):
+            for binary_out in (True, False):
+                asked = request(rows, binary_in, binary_out)
+                found[f"http, binary {binary_in} {binary_out}"] = listed(await client.infer(URL, asked, MODEL))
+    async with InferenceGRPCClient(GRPC) as client:
+        assert await client.is_server_live()
+        assert await client.is_server_ready()
+        assert await client.is_model_ready(MODEL)
+        found["grpc, raw"] = listed(await client.infer(request(rows, True, False)))
+    async with InferenceRESTClient(RESTConfig(protocol="v1")) as client:
+        assert await client.is_server_live(URL)
+        assert await client.is_model_ready(URL, MODEL)
+
+
+if __name__ == "__main__":
+    found = {}
+    asyncio.run(ask(read_rows(), found))
+    json.dump(found, sys.stdout)
