@@ -48,7 +48,7 @@ def arrays_of(answer: dict[str, Any], tail: bytes = b"") -> Arrays:
     """Return the outputs of an answer as arrays."""
     found = {}
     for output in answer["outputs"]:
-        size = output.get("parameters", {}).get("binary_data_size")
+        size = (output.get("parameters") or {}).get("binary_data_size")  # some write null for none
         if size is None:
             found[output["name"]] = np.array(output["data"], NUMPY[output["datatype"]]).reshape(output["shape"])
         else:

@@ -5,7 +5,12 @@ import os
 import onnxruntime as ort
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
-from mlserver.types import InferenceRequest, InferenceResponse
+from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor
+
+
+def described(values) -> list[MetadataTensor]:
+    """Return what callers are told of tensors, all of which are FP32 here."""
+    return [MetadataTensor(name=item.name, datatype="FP32", shape=[-1, *item.shape[1:]]) for item in values]
 
 
 class Onnx(MLModel):
@@ -15,6 +20,7 @@ class Onnx(MLModel):
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(os.environ["MODEL"], options, providers=["CPUExecutionProvider"])
+        self.inputs, self.outputs = described(self.session.get_inputs()), described(self.session.get_outputs())
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
