@@ -27,6 +27,7 @@ ANNOTATION_STABLE: Final = f"{GROUP}/stable-revision"  # on the main Service: wh
 ANNOTATION_CANDIDATE: Final = f"{GROUP}/candidate-revision"  # on the main Service: who is on its way in
 ANNOTATION_STABLE_SINCE: Final = f"{GROUP}/stable-since"  # on a ModelRevision: when it was last promoted
 ANNOTATION_RETIRED_AT: Final = f"{GROUP}/retired-at"  # on a ModelRevision: when a promotion took its traffic
+ANNOTATION_BACKGROUND: Final = f"{GROUP}/background"  # on the pods of a revision: the image of its evaluation data
 ANNOTATION_REJECTED: Final = f"{GROUP}/rejected"  # on a ModelRevision: JSON of revision.Rejection
 
 # Annotation of an artifact's OCI manifest: the OptimizationResult that made it, as JSON.

@@ -1,6 +1,7 @@
 """What is asked of an explainer, and what it answers: tensors of the Open Inference Protocol, or features by name."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,26 +15,33 @@ from trimtab_runtime.protocol.errors import BadRequest
 
 _TOP: Final = 5
 _DIGITS: Final = 9
+_LONGEST_NUMBER: Final = 19  # digits
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The rows that were to be explained, and the seconds that it took."""
+
+    rows: int
+    seconds: float
 
 
 def read_asked(parameters: Mapping[str, Any], config: ExplainerConfig) -> Asked:
     """Read parameters of a request, from its query as text or from its body. Raises BadRequest."""
     method = parameters.get("method", config.method)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise BadRequest(f"there is no method {method!r}; there are {', '.join(METHODS)}")
-    inputs = parameters.get("inputs", ())
-    names = tuple(inputs.split(",")) if isinstance(inputs, str) else tuple(map(str, inputs))
-    seconds = _number(parameters, "timeout", int(config.most_seconds * 1e6), 1, int(config.most_seconds * 1e6)) / 1e6
+    timeout = _number(parameters, "timeout", 0, 0, 2**62) / 1e6 or config.most_seconds
     output = parameters.get("output")
     return Asked(
-        method=str(method),
+        method=method,
         samples=_number(parameters, "samples", min(config.samples, config.most_samples), 1, config.most_samples),
-        seconds=seconds,
+        seconds=min(timeout, config.most_seconds),
         seed=_number(parameters, "seed", 0, 0, 2**32 - 1),
         output=None if output is None else str(output),
         target=_target(parameters.get("target")),
         choice=Choice(
-            inputs=names,
+            inputs=_names(parameters.get("inputs")),
             squares=_number(parameters, "squares", 8, 1, 64),
             no_token=_number(parameters, "no_token", 0, 0, 2**31 - 1),
         ),
@@ -41,7 +49,7 @@ def read_asked(parameters: Mapping[str, Any], config: ExplainerConfig) -> Asked:
 
 
 def tensors(
-    name: str, version: str, request_id: str | None, found: Sequence[Explanation], asked: Asked, seconds: float
+    name: str, version: str, request_id: str | None, found: Sequence[Explanation], asked: Asked, facts: Facts
 ) -> bytes:
     """Return the answer in the form of the protocol: of each input a tensor, and what they add up from."""
     outputs: list[dict[str, Any]] = []
@@ -63,12 +71,12 @@ def tensors(
     content: dict[str, Any] = {"model_name": name, "model_version": version}
     if request_id is not None:
         content["id"] = request_id
-    return _dumped(content | {"parameters": _facts(found, asked, seconds), "outputs": outputs})
+    return _dumped(content | {"parameters": _facts(found, asked, facts), "outputs": outputs})
 
 
-def listed(found: Sequence[Explanation], asked: Asked, seconds: float) -> bytes:
+def listed(found: Sequence[Explanation], asked: Asked, facts: Facts) -> bytes:
     """Return the answer for a person: of each row what adds most, and all features by input."""
-    return _dumped({"explanations": [_one(item) for item in found], **_facts(found, asked, seconds)})
+    return _dumped({"explanations": [_one(item) for item in found], **_facts(found, asked, facts)})
 
 
 def _one(item: Explanation) -> dict[str, Any]:
@@ -88,18 +96,20 @@ def _one(item: Explanation) -> dict[str, Any]:
         "prediction": item.prediction,
         "base": attribution.base,
         "fit": attribution.fit,
-        "strongest": {names[at]: round(float(attribution.values[at]), _DIGITS) for at in strongest},
+        "strongest": [
+            {"feature": names[at], "attribution": round(float(attribution.values[at]), _DIGITS)} for at in strongest
+        ],
         "inputs": inputs,
     }
     return {key: value for key, value in told.items() if value is not None}
 
 
-def _facts(found: Sequence[Explanation], asked: Asked, seconds: float) -> dict[str, Any]:
+def _facts(found: Sequence[Explanation], asked: Asked, facts: Facts) -> dict[str, Any]:
     return {
         "method": asked.method,
         "samples": sum(item.attribution.samples for item in found),
-        "complete": all(item.attribution.is_complete for item in found),
-        "seconds": round(seconds, 3),
+        "complete": len(found) == facts.rows and all(item.attribution.is_complete for item in found),
+        "seconds": round(facts.seconds, 3),
     }
 
 
@@ -126,9 +136,18 @@ def _number(parameters: Mapping[str, Any], name: str, default: int, low: int, hi
     return number
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise BadRequest(f"the parameter inputs is {value!r}; it has to be a list of names")
+    return tuple(found)
+
+
 def _target(value: Any) -> int | str | None:
     if value is None or type(value) is int:
         return value
     if isinstance(value, str):
-        return int(value) if value.isascii() and value.isdigit() else value
+        return int(value) if value.isascii() and value.isdigit() and len(value) < _LONGEST_NUMBER else value
     raise BadRequest(f"the parameter target is {value!r}; it has to be a label, or a place in the output")

@@ -3,18 +3,20 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from trimtab_api.package import ModelPackage
 from trimtab_explainer.features import Choice, Features, Masks, features_of
 from trimtab_explainer.methods import METHODS, Attribution, TimeIsOver, Values
+from trimtab_explainer.targets import Target, target_of
 from trimtab_runtime.model.session import Model
-from trimtab_runtime.protocol.errors import BadRequest, InferenceFailed
+from trimtab_runtime.protocol.errors import BadRequest, InferenceFailed, Late
 from trimtab_runtime.protocol.tensors import Array
 
-_ROWS: Final = 64  # of a run
+_MOST_ROWS: Final = 64  # of a run
+_MOST_BYTES: Final = 64 << 20  # of what goes into a run and comes out of it
+_LONG_RUN: Final = 0.5  # seconds, above which the next run has fewer rows: between runs the clock is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Of one row: the `prediction` is what the model says of the target, by its place among the row's numbers."""
+    """Of one row: the `prediction` is what the model says of the target."""
 
     features: Features
     attribution: Attribution
@@ -42,46 +44,52 @@ class Explanation:
     prediction: float
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Until when an explanation is of use, by the explainer's clock; `has_left` tells whether its caller is gone."""
+
+    until: float
+    has_left: Callable[[], bool] = lambda: False
+
+
 class Explainer:
     """Explains a model beside rows of a background, {input: [rows, ...]}, that stand in for what is hidden."""
 
     def __init__(self, model: Model, background: Mapping[str, Array], clock: Callable[[], float] = time.monotonic):
         self.package: Final = model.package
+        self.clock: Final = clock
         self._model = model
         self._background = background
-        self._clock = clock
 
-    def explain(self, feeds: Mapping[str, Array], asked: Asked) -> list[Explanation]:
-        """Explain each row. Raises BadRequest, Late where there was no time for it, and InferenceFailed."""
-        rows = len(next(iter(feeds.values())))
-        began = self._clock()
-        found = []
+    def explain(self, feeds: Mapping[str, Array], asked: Asked, limit: Limit) -> list[Explanation]:
+        """Explain each row, as far as the time goes. Raises BadRequest, InferenceFailed, and Late for none at all."""
+        counts = {name: len(array) for name, array in feeds.items()}
+        rows = next(iter(counts.values()))
+        if set(counts.values()) != {rows}:
+            raise BadRequest(f"every input needs the same number of rows; given {counts}")
+        began, found = self.clock(), list[Explanation]()
         for row in range(rows):
-            until = began + asked.seconds * (row + 1) / rows
-            found.append(self._explain({name: array[row : row + 1] for name, array in feeds.items()}, asked, until))
+            until = began + (limit.until - began) * (row + 1) / rows
+            one = {name: array[row : row + 1] for name, array in feeds.items()}
+            try:
+                found.append(self._explain(one, asked, Limit(until, limit.has_left)))
+            except Late:
+                if not found:
+                    raise
+                break
         return found
 
-    def _explain(self, row: Mapping[str, Array], asked: Asked, until: float) -> Explanation:
+    def _explain(self, row: Mapping[str, Array], asked: Asked, limit: Limit) -> Explanation:
         features = features_of(self.package, row, self._background, asked.choice)
         output = asked.output or self.package.outputs[0].name
         answer = self._run(row, output)
-        target = _target(self.package, output, answer, asked.target)
-        picked = _picker(answer, target)
-
-        def value(masks: Masks) -> Values:
-            sets = max(1, _ROWS // features.stand_ins)
-            found = []
-            for start in range(0, len(masks), sets):
-                if self._clock() > until:
-                    raise TimeIsOver
-                said = picked(self._run(features.shown(masks[start : start + sets]), output))
-                found.append(said.reshape(-1, features.stand_ins).mean(axis=1))
-            return np.concatenate(found)
-
-        attribution = METHODS[asked.method](value, features.count, asked.samples, asked.seed)
-        labels = self.package.labels
-        label = labels[target] if labels and output == self.package.outputs[0].name and target < len(labels) else None
-        return Explanation(features, attribution, output, target, label, float(picked(answer)[0]))
+        target = target_of(self.package, output, answer, asked.target)
+        prediction = float(target.read(answer)[0])
+        if not np.isfinite(prediction):
+            raise BadRequest(f"the model answers {prediction} to this row, of which nothing adds up")
+        ask = _Asking(features, lambda feeds: target.read(self._run(feeds, output)), limit, self.clock, row, answer)
+        attribution = METHODS[asked.method](ask.value, features.count, asked.samples, asked.seed)
+        return _explained(features, attribution, output, target, prediction)
 
     def _run(self, feeds: Mapping[str, Array], output: str) -> Array:
         try:
@@ -94,25 +102,52 @@ class Explainer:
         return outputs[output]
 
 
-def _target(package: ModelPackage, output: str, answer: Array, asked: int | str | None) -> int:
-    """Return the place of what is explained among the numbers of a row."""
-    count = answer[0].size
-    if answer.dtype.kind == "O":
-        raise BadRequest(f"output {output} is text, of which nothing adds up; name another output")
-    if isinstance(asked, str):
-        if asked not in (package.labels or ()):
-            raise BadRequest(f"there is no label {asked!r}; the package has {list(package.labels or ())}")
-        asked = (package.labels or ()).index(asked)
-    if asked is None:
-        return int(np.argmax(answer[0])) if answer.dtype.kind == "f" else 0
-    if not 0 <= asked < count:
-        raise BadRequest(f"target {asked} is none of the {count} numbers of output {output}")
-    return asked
+def _explained(
+    features: Features, attribution: Attribution, output: str, target: Target, prediction: float
+) -> Explanation:
+    if not np.isfinite(attribution.values).all() or not np.isfinite(attribution.base):
+        raise BadRequest("the model answers with numbers that are not finite to rows that hide features")
+    return Explanation(features, attribution, output, target.number, target.label, prediction)
 
 
-def _picker(answer: Array, target: int) -> Callable[[Array], Values]:
-    """Return what reads the target from answers: a number; of a whole one (a class) whether it is the same."""
-    if answer.dtype.kind == "f":
-        return lambda said: said.reshape(len(said), -1)[:, target].astype(np.float64)
-    same: Any = answer.reshape(-1)[target]
-    return lambda said: (said.reshape(len(said), -1)[:, target] == same).astype(np.float64)
+class _Asking:
+    """Asks the model what it says to sets of features, in runs that are neither large nor long."""
+
+    def __init__(
+        self,
+        features: Features,
+        read: Callable[[Mapping[str, Array]], Values],
+        limit: Limit,
+        clock: Callable[[], float],
+        row: Mapping[str, Array],
+        answer: Array,
+    ) -> None:
+        self._features = features
+        self._read = read
+        self._limit = limit
+        self._clock = clock
+        weight = 2 * sum(array.nbytes for array in row.values()) + answer.nbytes
+        self._rows = max(1, min(_MOST_ROWS, _MOST_BYTES // max(1, weight)))
+
+    def value(self, masks: Masks) -> Values:
+        """Return the mean answer to each set of features. Raises TimeIsOver."""
+        found, at = [], 0
+        while at < len(masks):
+            sets = max(1, self._rows // self._features.stand_ins)
+            said = self._answers(self._features.shown(masks[at : at + sets]))
+            found.append(said.reshape(-1, self._features.stand_ins).mean(axis=1))
+            at += sets
+        return np.concatenate(found)
+
+    def _answers(self, feeds: Mapping[str, Array]) -> Values:
+        found, at, count = [], 0, len(next(iter(feeds.values())))
+        while at < count:
+            began = self._clock()
+            if began > self._limit.until or self._limit.has_left():
+                raise TimeIsOver
+            rows = self._rows
+            found.append(self._read({name: array[at : at + rows] for name, array in feeds.items()}))
+            at += rows
+            if self._clock() - began > _LONG_RUN:
+                self._rows = max(1, rows // 2)
+        return np.concatenate(found)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trimtab_api.package import ModelPackage, Tensor
 from trimtab_runtime.protocol.errors import BadRequest
-from trimtab_runtime.protocol.tensors import Array
+from trimtab_runtime.protocol.tensors import Array, datatype_of
 
 Masks = NDArray[np.bool_]  # [sets, features]: what is shown
 Hide = Callable[[Masks], Array]  # returns [sets, stand-ins, ...]
@@ -25,6 +25,7 @@ Hide = Callable[[Masks], Array]  # returns [sets, stand-ins, ...]
 _CHANNELS: Final = (1, 3, 4)
 _NO_FEATURES: Final = re.compile("mask|type_ids|position", re.I)  # inputs that tell how to read another one
 _MOST: Final = 4096
+_MOST_STAND_INS: Final = 16 << 20  # bytes of rows that stand in for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class Features:
     def shown(self, masks: Masks) -> dict[str, Array]:
         """Return the rows that show these sets of features: for each of them as many as there are stand-ins."""
         rows = len(masks) * self.stand_ins
-        feeds = {name: np.repeat(array, rows, axis=0) for name, array in self.row.items()}
+        hidden_inputs = {part.input for part in self.parts}
+        feeds = {name: np.repeat(array, rows, axis=0) for name, array in self.row.items() if name not in hidden_inputs}
         for part, own in zip(self.parts, self.split(masks), strict=True):
             hidden = part.hide(own)
             wide = np.broadcast_to(hidden, (len(masks), self.stand_ins, *hidden.shape[2:]))
@@ -97,8 +99,10 @@ def features_of(
 
 
 def _fitting(background: Array | None, array: Array) -> Array | None:
-    """Return the background where its rows have the shape of this one."""
-    return background if background is not None and background.shape[1:] == array.shape[1:] else None
+    """Return the background where its rows have the shape of this one; fewer rows where these are large."""
+    if background is None or background.shape[1:] != array.shape[1:]:
+        return None
+    return background[: max(1, _MOST_STAND_INS // max(1, array.nbytes))]
 
 
 def _part(tensor: Tensor, array: Array, background: Array | None, choice: Choice) -> Part:
@@ -124,6 +128,8 @@ def _part(tensor: Tensor, array: Array, background: Array | None, choice: Choice
 
 def _tokens(name: str, array: Array, no_token: int) -> Part:
     names = tuple(f"{name}[{at}]={token}" for at, token in enumerate(array[0].tolist()))
+    if no_token > np.iinfo(array.dtype).max:
+        raise BadRequest(f"the parameter no_token is {no_token}, which is no {datatype_of(array)} of input {name}")
     stand_in = array.dtype.type(no_token)
     return Part(name, names, (len(names),), lambda masks: np.where(masks, array, stand_in)[:, np.newaxis])
 

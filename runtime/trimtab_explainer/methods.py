@@ -22,7 +22,8 @@ Value = Callable[[Masks], Values]  # what the model says to sets of features. Ra
 _KERNEL_WIDTH: Final = 0.25
 _RIDGE: Final = 1e-3  # of the weight of all sets; theirs is 1 in all, which shrinks what few features add
 _FEWEST: Final = 16
-_STEP: Final = 256  # sets of features between two looks at the clock
+_STEP: Final = 16  # sets of features, all of which are of no use where the time is over in their midst
+_MOST_MASKS: Final = 4_000_000  # samples by features: what is fitted at the end is fitted past any time limit
 
 
 class TimeIsOver(Exception):
@@ -53,7 +54,10 @@ def shapley(value: Value, count: int, samples: int, seed: int) -> Attribution:
             f"{count} features need at least {a_round + 2} samples for shap, and {samples} are allowed; allow more, "
             "take method lime, or explain fewer inputs"
         )
-    nothing, everything = value(np.stack([np.zeros(count, np.bool_), np.ones(count, np.bool_)]))
+    try:
+        nothing, everything = value(np.stack([np.zeros(count, np.bool_), np.ones(count, np.bool_)]))
+    except TimeIsOver:
+        raise Late("the time was over before anything was tried; allow more") from None
     rounds: list[Values] = []
     is_complete = True
     while not rounds or (len(rounds) + 1) * a_round + 2 <= samples:
@@ -89,6 +93,9 @@ def _round(value: Value, order: NDArray[np.int64], nothing: float, everything: f
 
 def lime(value: Value, count: int, samples: int, seed: int) -> Attribution:
     """Return the weights of a linear model of answers to as many random sets, the near ones first of all."""
+    if samples * count > _MOST_MASKS:
+        most = _MOST_MASKS // count
+        raise BadRequest(f"of {count} features lime takes {most} samples at most, not {samples}; ask for fewer")
     random = np.random.default_rng(seed)
     masks = np.ones((max(samples, _FEWEST), count), np.bool_)
     for mask in masks[1:]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-import time
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trimtab_explainer.answers import listed, read_asked, tensors
+from trimtab_explainer.answers import Facts, listed, read_asked, tensors
 from trimtab_explainer.background import read_background
 from trimtab_explainer.config import ExplainerConfig
-from trimtab_explainer.explain import Asked, Explainer, Explanation
+from trimtab_explainer.explain import Asked, Explainer, Explanation, Limit
 from trimtab_runtime.logs import say
 from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.session import load_model
@@ -30,6 +30,7 @@ from trimtab_runtime.server.handling import json_response, read_body, response
 from trimtab_runtime.server.intake import Intake
 
 _MOST_WAITING: Final = 8
+_LOOK_SECONDS: Final = 0.5  # whether the caller is still there
 _MOST_ON_THEIR_WAY: Final = 256 << 20  # bytes of requests
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -91,13 +92,13 @@ class _Views:
     async def explain(self, request: Request) -> Response:
         body = await read_body(request, self._intake)
         asked = read_asked(request.query_params, self._config)
-        return self._listed(*await self._run(plain.read_rows(body, self._inputs), asked))
+        return await self._listed(request, plain.read_rows(body, self._inputs), asked)
 
     async def explain_instances(self, request: Request) -> Response:
         self._find(request)
         body = await read_body(request, self._intake)
         asked = read_asked(request.query_params, self._config)
-        return self._listed(*await self._run(v1.read_request(body, self._inputs)[0], asked))
+        return await self._listed(request, v1.read_request(body, self._inputs)[0], asked)
 
     async def explain_tensors(self, request: Request) -> Response:
         self._find(request)
@@ -105,23 +106,31 @@ class _Views:
         length = read_header_length(request.headers.get(HEADER_LENGTH), body)
         given = rest.read_request(body, length, self._inputs)
         asked = read_asked({**request.query_params, **_parameters(body[:length])}, self._config)
-        found, asked, seconds = await self._run(given.feeds, asked)
-        return response(Answer(200, tensors(self._name, self._config.revision, given.id, found, asked, seconds)))
+        found, facts = await self._run(request, given.feeds, asked)
+        return response(Answer(200, tensors(self._name, self._config.revision, given.id, found, asked, facts)))
 
-    def _listed(self, found: list[Explanation], asked: Asked, seconds: float) -> Response:
-        return response(Answer(200, listed(found, asked, seconds)))
+    async def _listed(self, request: Request, feeds: Mapping[str, Array], asked: Asked) -> Response:
+        found, facts = await self._run(request, feeds, asked)
+        return response(Answer(200, listed(found, asked, facts)))
 
-    async def _run(self, feeds: Mapping[str, Array], asked: Asked) -> tuple[list[Explanation], Asked, float]:
+    async def _run(self, request: Request, feeds: Mapping[str, Array], asked: Asked) -> tuple[list[Explanation], Facts]:
+        """Explain in the thread, when those before have been; the time runs from now."""
         rows = len(next(iter(feeds.values())))
         if rows > self._config.most_rows:
             raise BadRequest(f"{rows} rows are too many to explain at once; send at most {self._config.most_rows}")
         if self._waiting >= _MOST_WAITING:
             raise Busy(f"{self._waiting} explanations wait already; try again later", self._config.most_seconds)
+        began, left = self._explainer.clock(), threading.Event()
+        limit = Limit(began + asked.seconds, left.is_set)
         self._waiting += 1
-        began = time.monotonic()
         try:
-            explain = asyncio.get_running_loop().run_in_executor(self._thread, self._explainer.explain, feeds, asked)
-            return await explain, asked, time.monotonic() - began
+            explaining = asyncio.get_running_loop().run_in_executor(
+                self._thread, self._explainer.explain, feeds, asked, limit
+            )
+            while not (await asyncio.wait({explaining}, timeout=_LOOK_SECONDS))[0]:
+                if await request.is_disconnected():
+                    left.set()
+            return await explaining, Facts(rows, self._explainer.clock() - began)
         finally:
             self._waiting -= 1
 

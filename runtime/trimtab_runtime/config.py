@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.settings import read_settings
@@ -117,8 +118,17 @@ def _protocols(text: str) -> frozenset[str]:
     return found
 
 
+def _is_address(url: str) -> bool:
+    """Tell whether a URL is http, a host, and at most a port."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
+    except ValueError:
+        return False
+
+
 def _explainer(text: str) -> str | None:
-    if text not in ("none", "process") and not text.startswith("http://"):
+    if text not in ("none", "process") and not _is_address(text):
         raise InvalidSpec(
             f"TRIMTAB_EXPLAINER is {text!r}; it has to be none, process, or a URL such as http://host:8081"
         )

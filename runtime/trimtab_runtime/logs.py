@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import time
 
@@ -42,7 +43,8 @@ def say(event: str, **fields: object) -> None:
 
 def say_at_once(event: str, **fields: object) -> None:
     """Log an event that happens thousands of times a second: past the logging module, which takes most of the time."""
-    sys.stderr.write(_line(time(), "info", LOGGER, event, fields) + "\n")
+    with suppress(OSError):
+        sys.stderr.write(_line(time(), "info", LOGGER, event, fields) + "\n")
 
 
 def complain(event: str, error: BaseException) -> None:

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.descent import end_with
-from trimtab_runtime.logs import say
+from trimtab_runtime.logs import complain, say
 from trimtab_runtime.server.metrics import all_started, tallies_for
 from trimtab_runtime.server.place import Place, bind
 
@@ -25,6 +25,8 @@ _HEARD: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 _FIRST_DELAY: Final = 0.1  # seconds until a process that died is started again, doubled with each time
 _LONGEST_DELAY: Final = 30.0
 _LONG_LIFE: Final = 60.0  # seconds after which an earlier death says nothing any more
+
+_claims: Final[list[socket.socket]] = []  # open for as long as the process lives
 
 Work = Callable[[RuntimeConfig, Place], None]
 
@@ -54,6 +56,7 @@ class _Supervisor:
         self._code = 0
 
     def run(self) -> int:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have it ignored
         signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
         for process in range(self._config.workers):
             self._start(process)
@@ -68,6 +71,20 @@ class _Supervisor:
         if pid == 0:
             self._become(process, parent)
         self._running[pid] = process
+
+    def _start_again(self, process: int) -> None:
+        try:
+            self._start(process)
+        except OSError as error:  # too many processes, no memory: the others go on
+            complain("no process could be started", error)
+            self._wait(process)
+
+    def _wait(self, process: int) -> float:
+        """Have a process started again later, and return in how many seconds."""
+        delay = self._delays[process]
+        self._delays[process] = min(2 * delay, _LONGEST_DELAY)
+        self._due[process] = monotonic() + delay
+        return delay
 
     def _become(self, process: int, parent: int) -> NoReturn:
         """Be a process that serves."""
@@ -89,7 +106,7 @@ class _Supervisor:
         if heard is None:
             for process in [process for process, at in self._due.items() if at <= monotonic()]:
                 del self._due[process]
-                self._start(process)
+                self._start_again(process)
         elif heard.si_signo == signal.SIGCHLD:
             while (ended := _next_ended()) is not None:
                 if ended[0] in self._running:  # else an orphan of the container, whose first process we are
@@ -111,12 +128,9 @@ class _Supervisor:
             self._code = code or 1
             self._end(signal.SIGTERM)
         else:
-            now = monotonic()
-            if now - self._since[process] > _LONG_LIFE:
+            if monotonic() - self._since[process] > _LONG_LIFE:
                 self._delays[process] = _FIRST_DELAY
-            delay = self._delays[process]
-            self._delays[process] = min(2 * delay, _LONGEST_DELAY)
-            self._due[process] = now + delay
+            delay = self._wait(process)
             say("a process died; another takes its place", process=process, code=code, inSeconds=delay)
 
 
@@ -133,8 +147,20 @@ def _next_ended() -> tuple[int, int] | None:
 def _reserved(host: str, port: int) -> socket.socket:
     """Take a port without listening, so that it stays ours while no process listens. Raises OSError if it is taken."""
     if port:
-        bind(host, port, shared=False).close()  # another server that shares its port would let us share it too
+        _claim(port)
+        bind(host, port, shared=False).close()
     return bind(host, port, shared=True)
+
+
+def _claim(port: int) -> None:
+    """Keep another server from sharing a port with us: its processes could, as long as nobody listens.
+
+    A name of an abstract socket is of this network namespace, as ports are, and goes with the process.
+    """
+    if sys.platform == "linux":
+        claim = socket.socket(socket.AF_UNIX)
+        claim.bind(f"\0trimtab-port-{port}")
+        _claims.append(claim)
 
 
 def _port(taken: socket.socket) -> int:

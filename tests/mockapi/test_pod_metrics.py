@@ -1,9 +1,11 @@
 """What the operator reads of a pod's own metrics."""
 
+import httpx
+import kmock as mock
 import pytest
 
-from trimtab_operator.core.observed import Batching
-from trimtab_operator.probes.metrics import parse_batching
+from trimtab_operator.core.observed import Batching, Pod
+from trimtab_operator.probes.metrics import PodMetrics, parse_batching
 
 
 @pytest.mark.parametrize(
@@ -22,5 +24,33 @@ def test_how_a_server_batches_is_read_from_its_metrics(difference: str, safe: st
     assert parse_batching(text, "a") == expected
 
 
-def test_a_server_of_an_older_version_tells_nothing() -> None:
-    assert parse_batching('trimtab_requests_total{code="200"} 3.0\n', "a") is None
+@pytest.mark.parametrize(
+    "text",
+    [
+        'trimtab_requests_total{code="200"} 3.0\n',
+        "<html>somebody else</html>",
+        "trimtab_batching_safe 1.0\ntrimtab_batching_rows NaN\n",
+    ],
+    ids=["an older version", "something else on the port", "numbers that are none"],
+)
+def test_a_server_that_does_not_tell_is_known_as_such(text: str) -> None:
+    assert parse_batching(text, "a") == Batching("a", 1, None, None)
+
+
+async def test_an_answer_that_is_no_metrics_is_no_sample_and_no_failure(kmock: mock.RawHandler) -> None:
+    kmock["get /metrics"] << "<html>somebody else</html>"
+    async with httpx.AsyncClient(transport=_To(kmock.url.port)) as http:
+        for ip in ("10.0.0.1", "fd00::1", "no address"):
+            assert await PodMetrics(http).sample((Pod("p", "a", ip=ip, ready=True),)) is None
+
+
+class _To(httpx.AsyncHTTPTransport):
+    """Sends what is meant for a pod to a port of this machine."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._port = port
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.url = request.url.copy_with(host="127.0.0.1", port=self._port)
+        return await super().handle_async_request(request)

@@ -37,6 +37,9 @@ class LocalKubelet:
         """Bring processes a step nearer to the objects, and the objects' status to the processes."""
         self._start_jobs()
         servers = [item for item in self._api.all("Deployment") if not _explains(item)]
+        for item in self._api.all("Deployment"):
+            if _explains(item):
+                self._report_explainer(item)
         for item in servers:
             await self._serve(item)
         known = {item["metadata"]["name"] for item in servers}
@@ -163,6 +166,13 @@ class LocalKubelet:
         labels = item["spec"]["template"]["metadata"]["labels"]
         condition = {"type": "Ready", "status": "True" if ready else "False"}
         self._put_pod(f"{labels[LABEL_REVISION]}-0", meta, labels, {"conditions": [condition]})
+
+    def _report_explainer(self, item: Manifest) -> None:
+        """Call an explainer ready: each server here has its own, which it starts when it is asked."""
+        count = item["spec"]["replicas"]
+        status = {"observedGeneration": item["metadata"]["generation"], "replicas": count, "readyReplicas": count}
+        if item.get("status") != status:
+            self._api.set_status(("Deployment", item["metadata"]["namespace"], item["metadata"]["name"]), status)
 
     def _put_pod(self, name: str, owner: Manifest, labels: dict[str, str], status: dict[str, Any]) -> None:
         meta = {

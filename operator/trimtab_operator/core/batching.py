@@ -32,7 +32,8 @@ def write(batching: Batching | None) -> dict[str, Any] | None:
     if batching is None:
         return None
     difference = {} if batching.difference is None else {"difference": batching.difference}
-    return {"revision": batching.revision, "rows": batching.rows, "safe": batching.safe, **difference}
+    safe = {} if batching.safe is None else {"safe": batching.safe}
+    return {"revision": batching.revision, "rows": batching.rows, **safe, **difference}
 
 
 def condition(batching: Batching | None) -> Condition:
@@ -40,6 +41,10 @@ def condition(batching: Batching | None) -> Condition:
     if batching is None:
         return Condition(CONDITION, None, "NotTried", "no server of a stable revision has told yet")
     name = batching.revision
+    if batching.safe is None:
+        return Condition(
+            CONDITION, None, "NotTold", f"the servers of {name} do not tell; they may be of an older image"
+        )
     if batching.safe:
         return Condition(CONDITION, True, "RowsMix", f"{name} answers rows alike, whatever they run together with")
     apart = "in a way that has no measure" if batching.difference is None else f"by {batching.difference:.2g} of"
@@ -60,6 +65,6 @@ def _read(written: Any) -> Batching | None:
     return Batching(
         str(written["revision"]),
         int(written.get("rows", 1)),
-        bool(written.get("safe")),
+        None if written.get("safe") is None else bool(written["safe"]),
         None if difference is None else float(difference),
     )

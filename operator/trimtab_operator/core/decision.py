@@ -20,7 +20,7 @@ from trimtab_operator.core.optimization import Optimization, Stage
 from trimtab_operator.core.revisions import Wanted
 from trimtab_operator.core.rollout import Rollout, advance
 from trimtab_operator.core.status import Summary, summarize, summarize_invalid, summarize_leftovers
-from trimtab_operator.resources.explainer import explainer
+from trimtab_operator.resources.explainer import background_of, can_ask, explainer
 from trimtab_operator.resources.model_revision import Marks, model_revision, new_model_revision
 from trimtab_operator.resources.optimize_job import optimize_job
 from trimtab_operator.resources.service import main_service, revision_service
@@ -148,12 +148,13 @@ def _record(
     spec: ModelDeploymentSpec, observed: Observed, name: str, identity: str, artifact: RevisionArtifact
 ) -> Manifest:
     """Return the revision of an artifact, with the pods that this operator makes for it."""
+    background = background_of(spec, artifact.resolved)
     record = ModelRevisionSpec(
         deployment=observed.parent.name,
         identity=identity,
         number=revisions.next_number(observed.revisions),
         artifact=artifact,
-        template=serving_template(observed.parent, observed.settings, name, artifact.image, spec.runtime),
+        template=serving_template(observed.parent, observed.settings, name, artifact.image, spec.runtime, background),
     )
     return new_model_revision(observed.parent, name, record)
 
@@ -196,10 +197,12 @@ def _serving(summary: Summary, choice: Choice, now: datetime) -> tuple[Manifest,
 
 
 def _explaining(summary: Summary) -> Iterator[Manifest]:
-    """Yield the explainer of the stable revision, and those of others without pods."""
+    """Yield the explainers of the revisions that serve, and those of others without pods."""
     observed, spec = summary.observed, summary.spec
     for revision in observed.revisions:
-        replicas = int(spec.explainer is not None and revision.name == summary.rollout.stable)
+        wanted = spec.explainer is not None and spec.replicas > 0 and can_ask(revision)
+        # The candidate's too: its servers get requests, and when it is promoted there is no gap.
+        replicas = int(wanted and revision.name in (summary.rollout.stable, summary.rollout.candidate))
         if replicas or observed.explainer(revision.name) is not None:
             yield from explainer(observed.parent, observed.settings, spec, revision, replicas)
 

@@ -124,12 +124,12 @@ class Sample:
 class Batching:
     """What the servers of a revision found out of it: rows that run together, and whether that changes answers.
 
-    `difference` is a part of the largest output; None where it is beyond measure.
+    `difference` is a part of the largest output; None where it is beyond measure. A `safe` of None is not told.
     """
 
     revision: str
     rows: int
-    safe: bool
+    safe: bool | None
     difference: float | None
 
 

@@ -19,6 +19,7 @@ from trimtab_operator.core.revisions import Wanted
 from trimtab_operator.core.rollout import Rollout
 from trimtab_operator.core.scale import share
 from trimtab_operator.core.times import write_time
+from trimtab_operator.resources.explainer import can_ask
 from trimtab_operator.resources.metadata import LABEL_COMPONENT, SERVER
 
 # What tells how good a model is; data and model decide which of them there is.
@@ -164,6 +165,11 @@ def _explainer_ready(summary: Summary) -> Iterator[Condition]:
     if summary.spec.explainer is None:
         return
     stable, observed = summary.rollout.stable, summary.observed
+    recorded = observed.revision(stable)
+    if recorded is not None and not can_ask(recorded):
+        text = f"the pods of {stable} were made by an operator that knew of no explainer; a new revision has one"
+        yield Condition("ExplainerReady", False, "ServersTooOld", text)
+        return
     found = observed.explainer(stable)
     if found is not None and found.ready:
         yield Condition("ExplainerReady", True, "Explaining", f"answers of {stable} are explained")

@@ -24,7 +24,7 @@ class PodMetrics:
     async def sample(self, pods: tuple[Pod, ...]) -> Sample | None:
         """Return the summed counters of all pods; None if any pod gives none: half a picture is no picture."""
         texts = await asyncio.gather(*(self._read(pod) for pod in pods))
-        samples = [parse_sample(text) for text in texts if text is not None]
+        samples = [found for text in texts if text is not None and (found := _read_sample(text)) is not None]
         return add_samples(samples) if samples and len(samples) == len(pods) else None
 
     async def batching(self, pod: Pod) -> Batching | None:
@@ -34,10 +34,19 @@ class PodMetrics:
 
     async def _read(self, pod: Pod) -> str | None:
         try:
-            answer = await self._http.get(f"http://{pod.ip}:{_PORT}/metrics", timeout=_SECONDS)
-        except httpx.HTTPError:
+            host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
+            answer = await self._http.get(f"http://{host}:{_PORT}/metrics", timeout=_SECONDS)
+        except (httpx.HTTPError, httpx.InvalidURL):
             return None
         return answer.text if answer.status_code == httpx.codes.OK else None
+
+
+def _read_sample(text: str) -> Sample | None:
+    """Read the counters of one pod; None where it serves something else on that port."""
+    try:
+        return parse_sample(text)
+    except ValueError:
+        return None
 
 
 def parse_sample(text: str) -> Sample:
@@ -55,15 +64,20 @@ def parse_sample(text: str) -> Sample:
     return Sample(requests, errors, buckets)
 
 
-def parse_batching(text: str, revision: str) -> Batching | None:
-    """Read from the text format of Prometheus how a server batches; None where it is older than the question."""
-    found = {line.name: line.value for family in text_string_to_metric_families(text) for line in family.samples}
-    safe = found.get("trimtab_batching_safe")
-    if safe is None:
-        return None
+def parse_batching(text: str, revision: str) -> Batching:
+    """Read from the text format of Prometheus how a server batches; `safe` is None where it does not tell.
+
+    It may be older than the question, or somebody else's: what it answers is no reason to fail.
+    """
+    try:
+        found = {line.name: line.value for family in text_string_to_metric_families(text) for line in family.samples}
+    except ValueError:
+        found = {}
+    safe, rows = found.get("trimtab_batching_safe"), found.get("trimtab_batching_rows", 1.0)
+    if safe is None or not math.isfinite(rows):
+        return Batching(revision, 1, None, None)
     difference = found.get("trimtab_batching_difference", math.inf)
-    rows = int(found.get("trimtab_batching_rows", 1))
-    return Batching(revision, rows, bool(safe), difference if math.isfinite(difference) else None)
+    return Batching(revision, max(1, int(rows)), bool(safe), difference if math.isfinite(difference) else None)
 
 
 def add_samples(samples: list[Sample]) -> Sample:

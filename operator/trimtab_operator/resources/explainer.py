@@ -3,8 +3,10 @@
 It explains the stable revision only. That of another has no pods, and goes with its revision.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from trimtab_api.group import ANNOTATION_BACKGROUND
 from trimtab_api.spec import Explainer, ModelDeploymentSpec
 from trimtab_operator.core.observed import Manifest, Parent, Revision, Settings
 from trimtab_operator.resources.metadata import (
@@ -19,6 +21,7 @@ from trimtab_operator.resources.metadata import (
 )
 
 _PORT = 8081
+VARIABLE = "TRIMTAB_EXPLAINER"  # of servers
 _DEFAULT_RESOURCES = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
 
 
@@ -30,6 +33,14 @@ def explainer_name(revision: str) -> str:
 def explainer_url(revision: str) -> str:
     """Return where the servers of a revision find it, whether or not there is one now."""
     return f"http://{explainer_name(revision)}:{_PORT}"
+
+
+def can_ask(revision: Revision) -> bool:
+    """Tell whether the servers of a revision know of its explainer: those of older operators do not."""
+    pod = revision.spec.template.get("spec", {})
+    return any(
+        item.get("name") == VARIABLE for container in pod.get("containers", ()) for item in container.get("env", ())
+    )
 
 
 def explainer(
@@ -54,7 +65,7 @@ def explainer(
 
 def _pod_spec(parent: Parent, settings: Settings, spec: ModelDeploymentSpec, revision: Revision) -> dict[str, Any]:
     wanted = spec.explainer or Explainer()
-    data = _background(spec, revision)
+    data = revision.spec.template.get("metadata", {}).get("annotations", {}).get(ANNOTATION_BACKGROUND)
     mounts = {"model": revision.spec.artifact.image} | ({"background": data} if data else {})
     ready = {"httpGet": {"path": "/healthz", "port": "http"}}
     container = restricted_container(EXPLAINER, settings.runtime_image, settings.image_pull_policy)
@@ -94,10 +105,13 @@ def _environment(parent: Parent, revision: Revision, wanted: Explainer, has_data
     }
 
 
-def _background(spec: ModelDeploymentSpec, revision: Revision) -> str | None:
-    """Return the image of the data that the revision was held against, as it was then; None where there is none."""
+def background_of(spec: ModelDeploymentSpec, resolved: Mapping[str, str]) -> str | None:
+    """Return the image of the data that a revision is held against, as its Job read it; None where there is none.
+
+    To be recorded in the revision: the spec may be edited while it serves.
+    """
     uri = spec.evaluation.data if spec.evaluation else None
-    digest = revision.spec.artifact.resolved.get(uri) if uri else None
+    digest = resolved.get(uri) if uri else None
     if uri is None or digest is None:
         return None
     repository = uri.removeprefix("oci://").partition("@")[0]

@@ -7,10 +7,10 @@ setting of the chart, holds for revisions to come: nothing that serves is restar
 from collections.abc import Mapping
 from typing import Any
 
-from trimtab_api.group import LABEL_DEPLOYMENT, LABEL_REVISION
+from trimtab_api.group import ANNOTATION_BACKGROUND, LABEL_DEPLOYMENT, LABEL_REVISION
 from trimtab_api.spec import Runtime
 from trimtab_operator.core.observed import Manifest, Parent, Revision, Settings
-from trimtab_operator.resources.explainer import explainer_url
+from trimtab_operator.resources.explainer import VARIABLE, explainer_url
 from trimtab_operator.resources.metadata import (
     LABEL_COMPONENT,
     SERVER,
@@ -28,11 +28,15 @@ _AFTER_DRAIN_SECONDS = 25
 
 
 def serving_template(
-    parent: Parent, settings: Settings, revision: str, artifact: str, runtime: Runtime
+    parent: Parent, settings: Settings, revision: str, artifact: str, runtime: Runtime, background: str | None
 ) -> dict[str, Any]:
-    """Return the pods of a new revision: today's runtime image with an artifact, and the user's template over it."""
+    """Return the pods of a new revision: today's runtime image with an artifact, and the user's template over it.
+
+    An annotation remembers the data that an explainer of the revision may use as background.
+    """
+    notes = {"annotations": {ANNOTATION_BACKGROUND: background}} if background else {}
     template = {
-        "metadata": {"labels": labels_of(parent.name, revision, SERVER)},
+        "metadata": {"labels": labels_of(parent.name, revision, SERVER), **notes},
         "spec": _pod_spec(parent, settings, revision, artifact, runtime),
     }
     merged: dict[str, Any] = merge(template, runtime.pod_template or {})
@@ -107,7 +111,7 @@ def _environment(parent: Parent, settings: Settings, revision: str, runtime: Run
         "TRIMTAB_MAX_BATCH_SIZE": str(runtime.batching.max_batch_size),
         "TRIMTAB_MAX_DELAY_MS": f"{runtime.batching.max_delay_ms:g}",
         "TRIMTAB_DRAIN_SECONDS": str(settings.drain_seconds),
-        "TRIMTAB_EXPLAINER": explainer_url(revision),
+        VARIABLE: explainer_url(revision),
         **{name: f"{value:g}" for name, value in chosen.items() if value is not None},
     }
 

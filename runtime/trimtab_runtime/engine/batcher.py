@@ -21,8 +21,6 @@ from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol.errors import Busy, Late
 from trimtab_runtime.protocol.request import Spent
 
-_PIECE_IN_LOOP = 0.0003  # seconds of a piece of a long request, if a batch takes less
-_PIECE_IN_THREAD = 0.003
 _LEAST_BATCHES = 8  # may always wait, however long they take: with fewer, refusals would leave the session idle
 
 
@@ -41,7 +39,7 @@ class Batcher:
     """Feeds one session from one event loop. Runs happen in the loop where `in_loop`, else in a thread of its own.
 
     `observe_run` is told the rows and seconds of every run. With `one_shape` all rows are known to be alike. Where a
-    row is answered alike in any company, requests of very many rows may run `in_pieces`.
+    row is answered alike in any company, requests of very many rows may run in pieces of `piece_rows`.
     """
 
     def __init__(
@@ -52,7 +50,7 @@ class Batcher:
         observe_run: Callable[[int, float], None] = lambda rows, seconds: None,
         in_loop: bool = False,
         one_shape: bool = False,
-        in_pieces: bool = False,
+        piece_rows: int | None = None,
     ) -> None:
         self._run = run
         self._limits = limits
@@ -61,7 +59,7 @@ class Batcher:
         self._observe_run = observe_run
         self._in_loop = in_loop
         self._one_shape = one_shape
-        self._piece_rows = _piece_rows(costs, limits.batch_rows, in_loop) if in_pieces else sys.maxsize
+        self._piece_rows = sys.maxsize if piece_rows is None else piece_rows
         self._rows = self._bytes = 0  # of all that has no result yet
         self._staged: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -143,16 +141,11 @@ class Batcher:
 
     def _check(self, rows: int, size: int, left: float = math.inf) -> None:
         """Raise Busy where so much in all is too much, or takes longer than the last of it can wait (`left`)."""
-        limits, seconds = self._limits, self._forecast.seconds(self._in_batches(rows))
+        limits, seconds = self._limits, self._forecast.of_queue(rows)
         if seconds > left or (rows > self._few and seconds > limits.wait_seconds):
             raise Busy(f"{self._rows} rows wait already, which take {seconds:.1f} s; try again later", seconds)
         if rows > limits.queued_rows or size > limits.queued_bytes:
             raise Busy(f"{self._rows} rows ({self._bytes} bytes) wait already; try again later", seconds)
-
-    def _in_batches(self, rows: int) -> int:
-        """Return the rows until these are computed: by then, others will have filled the last batch."""
-        batch = self._limits.batch_rows
-        return rows if rows <= batch else -(-rows // batch) * batch
 
     def _stage(self, waiting: Waiting, loop: asyncio.AbstractEventLoop) -> None:
         """Hold requests back until they fill a batch, or the first of them has waited for as long as it may.
@@ -191,7 +184,7 @@ class Batcher:
         """Run one batch inside the loop; what is left has its turn after the loop has read and written."""
         self._is_due = False
         if batch := self._take():
-            self._settle(compute(self._run, batch))
+            self._settle(self._compute(batch))
         if self._queue:
             self._start(loop)
 
@@ -202,7 +195,7 @@ class Batcher:
             self._wake.clear()
             while self._queue:
                 if batch := self._take(loop.call_soon_threadsafe):
-                    loop.call_soon_threadsafe(self._settle, compute(self._run, batch))
+                    loop.call_soon_threadsafe(self._settle, self._compute(batch))
 
     def _take(self, call: Callable[..., object] = lambda act, *given: act(*given)) -> list[Waiting]:
         """Remove the next batch from the queue, without those whose callers left or whose time is over by its end.
@@ -211,7 +204,7 @@ class Batcher:
         """
         taken, now = self._queue.take(self._limits.batch_rows), monotonic()
         wanted = [item for item in taken if not item.left and not item.is_late(now)]
-        end = now + self._forecast.seconds(sum(item.rows for item in wanted))
+        end = now + self._forecast.of_run(sum(item.rows for item in wanted))
         batch = [item for item in wanted if not item.is_late(end)]
         if not batch and not self._queue:
             batch = wanted
@@ -219,17 +212,24 @@ class Batcher:
             call(self._drop, [item for item in taken if item not in batch])
         return batch
 
+    def _compute(self, batch: list[Waiting]) -> Computed:
+        others_wait = bool(self._queue)
+        computed = compute(self._run, batch)
+        computed.left_others = others_wait
+        return computed
+
     def _drop(self, items: list[Waiting]) -> None:
         for item in items:
             self._finish(item, Late("the request's time is over before the model can have answered it"))
 
     def _settle(self, computed: Computed) -> None:
-        for rows, seconds in computed.runs:
-            self._forecast.learn(rows, seconds)
-            self._observe_run(rows, seconds)
+        for ran in computed.runs:
+            if not ran.failed:
+                self._forecast.learn(ran.rows, ran.seconds, computed.left_others)
+            self._observe_run(ran.rows, ran.seconds)
         for item, result in zip(computed.batch, computed.results, strict=True):
             if item.spent is not None:
-                item.spent.end(sum(seconds for _, seconds in computed.runs), sum(part.rows for part in computed.batch))
+                item.spent.end(sum(ran.seconds for ran in computed.runs), sum(part.rows for part in computed.batch))
             self._finish(item, result)
 
     def _finish(self, item: Waiting, result: Outputs | Exception) -> None:
@@ -241,12 +241,6 @@ class Batcher:
             item.done(result)
         except Exception as error:  # of one caller: the others of its batch get their answers all the same
             complain("an answer could not be given", error)
-
-
-def _piece_rows(costs: Costs, batch_rows: int, in_loop: bool) -> int:
-    """Return the rows that a long request has for a turn: a batch, or more where that takes next to nothing."""
-    seconds = costs.of(batch_rows)
-    return batch_rows * max(1, int((_PIECE_IN_LOOP if in_loop else _PIECE_IN_THREAD) / seconds))
 
 
 def _shape(feeds: Feeds) -> Shape:

@@ -33,15 +33,33 @@ class Costs:
 
 
 class Forecast:
-    """Predicts how long rows take. Runs that were seen correct it: for a slower machine, and for smaller batches."""
+    """Predicts how long rows take: as it was measured, times the pace of the runs that were seen since.
+
+    A queue may take longer than its rows in whole batches would: rows of other shapes run apart. That is learned from
+    runs that left others waiting; a lone run of one row says nothing of it.
+    """
 
     def __init__(self, costs: Costs, batch_rows: int) -> None:
-        self._row = costs.of(batch_rows) / batch_rows
+        self._costs = costs
+        self._batch_rows = batch_rows
+        self._batch_seconds = costs.of(batch_rows)
+        self._pace = self._spread = 1.0
 
-    def learn(self, rows: int, seconds: float) -> None:
-        """Take a run into account."""
-        self._row += _LEARNING * (seconds / rows - self._row)
+    def learn(self, rows: int, seconds: float, left_others: bool = False) -> None:
+        """Take a run into account, and whether others waited that it could not take along."""
+        self._pace += _LEARNING * (seconds / self._costs.of(rows) - self._pace)
+        if left_others:
+            in_a_batch = rows * self._batch_seconds / self._batch_rows
+            self._spread += _LEARNING * (max(1.0, self._costs.of(rows) / in_a_batch) - self._spread)
 
-    def seconds(self, rows: int) -> float:
-        """Return the seconds until this many rows are computed."""
-        return rows * self._row
+    def of_run(self, rows: int) -> float:
+        """Return the seconds of one run."""
+        return self._pace * self._costs.of(rows)
+
+    def of_queue(self, rows: int) -> float:
+        """Return the seconds until so many rows are computed: by then, others will have filled the last batch."""
+        seconds = self._costs.of(rows) if rows <= self._batch_rows else self._batches(rows)
+        return self._pace * self._spread * seconds
+
+    def _batches(self, rows: int) -> float:
+        return self._batch_seconds * -(-rows // self._batch_rows)

@@ -8,10 +8,26 @@ from typing import Final
 
 import numpy as np
 
+from trimtab_runtime.engine.costs import Costs
 from trimtab_runtime.engine.queueing import Outputs, Waiting
+from trimtab_runtime.protocol.errors import InferenceFailed
 from trimtab_runtime.protocol.request import Spent
 
+_SECONDS_IN_LOOP: Final = 0.0003
+_SECONDS_IN_THREAD: Final = 0.003
 _WORTH: Final = 2  # pieces, above which a request is taken apart
+
+
+def piece_rows(costs: Costs, batch_rows: int, most_rows: int, in_loop: bool) -> int:
+    """Return the rows that a long request has for a turn: a batch, or more where that takes next to nothing.
+
+    Inside the loop a turn is short for everybody. In a thread it has as many rows as may run together: a trial that
+    was over before it came to them does not know what they cost.
+    """
+    seconds = costs.of(batch_rows)
+    if in_loop:
+        return batch_rows * max(1, int(_SECONDS_IN_LOOP / seconds))
+    return max(most_rows, batch_rows * int(_SECONDS_IN_THREAD / seconds))
 
 
 def is_long(waiting: Waiting, piece_rows: int) -> bool:
@@ -59,7 +75,15 @@ class Pieces:
         if self._at < whole.rows:
             self._next()
         else:
-            self._end({name: np.concatenate([part[name] for part in self._found]) for name in result})
+            self._end(self._joined(result))
+
+    def _joined(self, last: Outputs) -> Outputs | Exception:
+        try:
+            return {name: np.concatenate([part[name] for part in self._found]) for name in last}
+        except Exception as error:  # memory, or an output whose other axes hang on the values
+            failed = InferenceFailed("the answers to parts of this request do not make up one; the log has the cause")
+            failed.__cause__ = error
+            return failed
 
     def _end(self, result: Outputs | Exception) -> None:
         whole = self._whole

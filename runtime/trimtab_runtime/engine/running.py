@@ -6,6 +6,7 @@ A batch that fails is tried again request by request, so that a poisonous one fa
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +16,22 @@ from trimtab_runtime.protocol.errors import InferenceFailed
 Run = Callable[[Feeds], Outputs]
 
 
+class Ran(NamedTuple):
+    """A run of the session."""
+
+    rows: int
+    seconds: float
+    failed: bool
+
+
 @dataclass(slots=True)
 class Computed:
-    """A batch with the result of each request, and the runs that this took, each with its rows and seconds."""
+    """A batch with the result of each request, and the runs that this took. `left_others` waiting."""
 
     batch: list[Waiting]
     results: list[Outputs | Exception] = field(default_factory=list)
-    runs: list[tuple[int, float]] = field(default_factory=list)
+    runs: list[Ran] = field(default_factory=list)
+    left_others: bool = False
 
 
 def compute(run: Run, batch: list[Waiting]) -> Computed:
@@ -38,11 +48,12 @@ def compute(run: Run, batch: list[Waiting]) -> Computed:
 
 
 def _together(run: Run, batch: list[Waiting], computed: Computed) -> list[Outputs | Exception]:
-    started = perf_counter()
+    started, rows, failed = perf_counter(), sum(item.rows for item in batch), True
     try:
         outputs = run(_joined(batch))
+        failed = False
     finally:
-        computed.runs.append((sum(item.rows for item in batch), perf_counter() - started))
+        computed.runs.append(Ran(rows, perf_counter() - started, failed))
     return _split(outputs, batch)
 
 

@@ -21,6 +21,8 @@ from trimtab_runtime.protocol.tensors import Array
 _IN_LOOP_SECONDS: Final = 0.0003  # a run that is longer keeps the event loop from its callers
 _REPEATS: Final = 5
 _MOST_SECONDS: Final = 0.5  # for all sizes together, as nobody is served meanwhile
+_LONGEST_SECONDS: Final = 5.0  # for a slow model, while each size is much better than the one before
+_MUCH: Final = 1.3
 _COMPARED_ROWS: Final = 3
 _SCALES: Final = (1.0, 0.1, 8.0)  # of the rows that are compared: company of another size shows most
 
@@ -65,9 +67,18 @@ def _costs(run: Run, make_rows: MakeRows, most_rows: int) -> Costs:
             say("no more rows tried", rows=size, cause=str(error))
             break
         rows.append(size)
-        if perf_counter() - started > _MOST_SECONDS:
+        spent = perf_counter() - started
+        if spent > _LONGEST_SECONDS or (spent > _MOST_SECONDS and not _still_pays(rows, seconds)):
             break
     return Costs(tuple(rows), tuple(seconds))
+
+
+def _still_pays(rows: list[int], seconds: list[float]) -> bool:
+    """Tell whether the last size was much better for its rows than the one before: then a larger one may be, too."""
+    if len(rows) < 2:
+        return True
+    before, last = (own / taken for own, taken in zip(rows[-2:], seconds[-2:], strict=True))
+    return last > _MUCH * before
 
 
 def _sizes(most_rows: int) -> Iterator[int]:

@@ -93,6 +93,11 @@ class MessageReader:
         """Return whether nothing of another message is there."""
         return not self._size
 
+    @property
+    def size(self) -> int:
+        """Return the bytes that wait for the rest of their message."""
+        return self._size
+
     def add(self, data: bytes) -> list[bytes]:
         """Return the messages that are complete with this part. Raises BadRequest and TooLarge."""
         self._parts.append(data)

@@ -5,29 +5,31 @@ or a process that is started with the first request, takes what CPU the server l
 """
 
 import asyncio
-import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
+from httptools import HttpParserError, HttpResponseParser
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.logs import say
-from trimtab_runtime.server.answers import Answer, text_answer
+from trimtab_runtime.protocol.errors import RequestError
+from trimtab_runtime.server.answers import CLIENT_LEFT, Answer, error_answer, text_answer
 from trimtab_runtime.server.handling import read_body, response
 
 _AT_ONCE: Final = 8
-_LONGEST: Final = 3600.0  # seconds; the explainer has a limit of its own
-_PASSED: Final = ("content-type", "inference-header-content-length")
-_RETURNED: Final = ("content-type", "retry-after")
+_CONNECT_SECONDS: Final = 5.0  # that an answer may take, the explainer knows itself
+_LOOK_SECONDS: Final = 0.5  # whether the caller is still there
+_PASSED: Final = (b"content-type", b"inference-header-content-length")
+_RETURNED: Final = (b"content-type", b"retry-after")
 _STOP_SECONDS: Final = 2.0
 _NONE: Final = "this server has no explainer; set TRIMTAB_EXPLAINER to process, or to the URL of a trimtab-explainer"
 
@@ -72,8 +74,13 @@ class OwnExplainer:
         reader, writer = os.pipe()
         settings = {**self._settings, "EXPLAINER_DESCRIPTOR": str(writer)}
         environ = {**os.environ, **{f"TRIMTAB_{name}": value for name, value in settings.items()}}
-        process = subprocess.Popen([sys.executable, "-m", "trimtab_explainer"], env=environ, pass_fds=[writer])
-        os.close(writer)
+        try:
+            process = subprocess.Popen([sys.executable, "-m", "trimtab_explainer"], env=environ, pass_fds=[writer])
+        except OSError as error:
+            os.close(reader)
+            raise ExplainerAway(f"the explainer could not start: {error}") from error
+        finally:
+            os.close(writer)
         say("explainer started", pid=process.pid)
         return process, asyncio.get_running_loop().run_in_executor(None, _read, reader)
 
@@ -84,14 +91,14 @@ def _read(descriptor: int) -> bytes:
 
 
 class Explaining:
-    """Passes requests on, a few at a time."""
+    """Passes requests on, a few at a time: what waits holds its body."""
 
     def __init__(self, explainer: str | None, plane: DataPlane, model_dir: Path) -> None:
         is_own = explainer == "process"
         self._own = OwnExplainer(model_dir, plane.name, plane.version) if is_own else None
         self._url = None if is_own else explainer
         self._intake = plane.intake
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "explaining")
+        self._asking = 0
 
     @property
     def is_there(self) -> bool:
@@ -109,35 +116,94 @@ class Explaining:
         """End the process, if there is one."""
         if self._own is not None:
             self._own.stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _explain(self, request: Request) -> Response:
         if not self.is_there:
             return response(text_answer(404, _NONE))
-        body = await read_body(request, self._intake)
-        headers = {name: request.headers[name] for name in _PASSED if name in request.headers}
-        path = f"{request.url.path}?{request.url.query}"
-        loop = asyncio.get_running_loop()
+        if self._asking >= _AT_ONCE:
+            return _busy(f"{self._asking} explanations are on their way already; try again later")
+        self._asking += 1
         try:
-            address = await self._address()
-            return response(await loop.run_in_executor(self._threads, self._ask, address, path, body, headers))
+            return response(await self._passed(request))
         except ExplainerAway as error:
-            return response(text_answer(503, str(error), (("retry-after", "5"),)))
+            return _busy(str(error))
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
+        except RequestError as error:
+            return response(error_answer(error))
+        finally:
+            self._asking -= 1
+
+    async def _passed(self, request: Request) -> Answer:
+        body = await read_body(request, self._intake)
+        try:
+            self._intake.take(len(body))
+            asking = asyncio.create_task(_ask(await self._address(), _head(request, len(body)) + body))
+            while not (await asyncio.wait({asking}, timeout=_LOOK_SECONDS))[0]:
+                if await request.is_disconnected():
+                    asking.cancel()
+            return Answer(CLIENT_LEFT, b"") if asking.cancelled() else asking.result()
+        finally:
+            self._intake.give(len(body))
 
     async def _address(self) -> tuple[str, int]:
         if self._own is not None:
             return await self._own.address()
-        parts = urlsplit(self._url or "")
+        parts = urlsplit(self._url or "")  # as the configuration has checked it
         return parts.hostname or "", parts.port or 80
 
-    def _ask(self, address: tuple[str, int], path: str, body: bytes, headers: dict[str, str]) -> Answer:
-        connection = http.client.HTTPConnection(*address, timeout=_LONGEST)
-        try:
-            connection.request("POST", path, body, headers)
-            found = connection.getresponse()
-            returned = tuple((name, value) for name in _RETURNED if (value := found.getheader(name)) is not None)
-            return Answer(found.status, found.read(), returned)
-        except (OSError, http.client.HTTPException) as error:
-            raise ExplainerAway(f"the explainer does not answer ({error}); the model serves on") from error
-        finally:
-            connection.close()
+
+def _busy(text: str) -> Response:
+    return response(text_answer(503, text, (("retry-after", "5"),)))
+
+
+def _head(request: Request, length: int) -> bytes:
+    """Return the head of the same request for the explainer; the path as it came."""
+    scope = request.scope
+    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    lines = [b"POST %b HTTP/1.1" % target, b"host: explainer", b"connection: close", b"content-length: %d" % length]
+    lines += [b"%b: %b" % (name, value) for name, value in request.headers.raw if name in _PASSED]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+class _Reader:
+    """What httptools tells of an answer."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[str, str]] = []
+        self.body: list[bytes] = []
+        self.is_whole = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() in _RETURNED:
+            self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.is_whole = True
+
+
+async def _ask(address: tuple[str, int], request: bytes) -> Answer:
+    """Send a request and return the answer. Raises ExplainerAway. A cancellation ends the connection."""
+    found = _Reader()
+    parser = HttpResponseParser(found)
+    writer = None
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(*address), _CONNECT_SECONDS)
+        writer.write(request)
+        while not found.is_whole and (data := await reader.read(1 << 16)):
+            parser.feed_data(data)
+    except socket.gaierror as error:
+        raise ExplainerAway(
+            f"there is no explainer ({error}); spec.explainer of the ModelDeployment adds one"
+        ) from error
+    except (OSError, TimeoutError, HttpParserError) as error:
+        raise ExplainerAway(f"the explainer does not answer ({error!r}); the model serves on") from error
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    if not found.is_whole:
+        raise ExplainerAway("the explainer ended in the midst of its answer; the model serves on")
+    return Answer(parser.get_status_code(), b"".join(found.body), tuple(found.headers))

@@ -194,8 +194,8 @@ class FastProtocol(TimedProtocol):
         super().connection_lost(exc)
 
     def _take(self, call: Call, size: int) -> None:
-        check_received(call.size)
         self._inference.plane.intake.take(size)
+        check_received(call.size)
 
     def _release(self, call: Call) -> None:
         """Hold nothing of a body any more."""

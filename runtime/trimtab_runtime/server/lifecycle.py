@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import socket
+import threading
 from functools import partial
 from types import FrameType
 from typing import Any, Final, Protocol
@@ -20,6 +21,7 @@ from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.batcher import Batcher, Limits
+from trimtab_runtime.engine.pieces import piece_rows
 from trimtab_runtime.engine.trial import learn
 from trimtab_runtime.logs import say
 from trimtab_runtime.model.cpus import available_cpus
@@ -32,10 +34,11 @@ from trimtab_runtime.server.metrics import ServerMetrics, all_started
 from trimtab_runtime.server.place import Place, bind
 from trimtab_runtime.server.rest import make_app
 from trimtab_runtime.server.tls import Certificates
-from trimtab_runtime.server.tracing import open_tracing
+from trimtab_runtime.server.tracing import Tracing, open_tracing
 
 _FINISH_SECONDS: Final = 15  # for what is in flight at the end of the drain
 _LOOK_SECONDS: Final = 0.01
+_LAST_SPANS_SECONDS: Final = 3.0
 
 
 async def serve(config: RuntimeConfig, place: Place) -> None:
@@ -58,8 +61,18 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     await DrainingServer(rest, plane, grpc, config.drain_seconds, certificates).serve(sockets)
     explaining.close()
     if tracing is not None:
-        await asyncio.to_thread(tracing.close)
+        await _close(tracing)
     say("stopped", model=name, revision=config.revision)
+
+
+async def _close(tracing: Tracing) -> None:
+    """Send what is left of spans, for a short time: a collector that is gone does not keep a pod from its end."""
+    closing = threading.Thread(target=tracing.close, daemon=True)
+    closing.start()
+    for _ in range(int(_LAST_SPANS_SECONDS / _LOOK_SECONDS)):
+        if not closing.is_alive():
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _collect_seldom() -> None:
@@ -84,8 +97,9 @@ def _batcher(config: RuntimeConfig, model: Model, metrics: ServerMetrics) -> Bat
         batchDifference=learned.difference if math.isfinite(learned.difference) else None,
     )
     limits = Limits(learned.batch_rows, config.max_delay_seconds, config.max_wait_seconds)
-    in_pieces = learned.is_safe and config.max_batch_size > 1
-    return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape, in_pieces)
+    mixes = learned.is_safe and config.max_batch_size > 1
+    pieces = piece_rows(learned.costs, learned.batch_rows, config.max_batch_size, in_loop) if mixes else None
+    return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape, pieces)
 
 
 class GrpcServer(Protocol):

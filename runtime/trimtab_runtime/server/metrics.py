@@ -9,7 +9,7 @@ microsecond each, as long as a small model runs.
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from time import perf_counter
 from types import MappingProxyType
@@ -138,13 +138,14 @@ class ServerMetrics:
 
     def end(self, protocol: str, code: str, began: float, trace: Trace | None = None) -> None:
         """Count an inference call that is over."""
-        if trace is not None and self.tracing is not None:
-            self.tracing.end(trace, protocol, code)
         row = self._row
         row[_INFLIGHT] -= 1
         _DURATIONS[protocol].observe(row, perf_counter() - began)
         at = _REQUESTS.get((protocol, code))
         row[_REQUESTS[protocol, _OTHER] if at is None else at] += 1
+        if trace is not None and self.tracing is not None:
+            with suppress(Exception):  # to tell of a call may fail; its answer may not
+                self.tracing.end(trace, protocol, code)
 
     @contextmanager
     def request(self, protocol: str, unless_told: str, parent: str | None = None) -> Iterator["Outcome"]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trimtab_operator.core.observed import Manifest
-from trimtab_testing.simulation import KEY, Simulation, a_spec
+from trimtab_testing.simulation import KEY, Simulation, a_spec, with_steps
 
 DATA = "oci://registry.local:5000/data/digits-test:v1"
 V1 = "oci://registry.local:5000/models/digits:v1"
@@ -58,6 +58,41 @@ def test_it_is_no_pod_of_the_revision(world: Simulation) -> None:
     assert world.status["phase"] == "Healthy"
 
 
+def test_a_candidate_that_gets_requests_is_explained_too_and_keeps_its_pod_when_it_is_promoted(
+    world: Simulation,
+) -> None:
+    first = world.status["stableRevision"]
+    world.apply(version(V2, explainer={}, strategy=with_steps({"setWeight": 50}, {"pause": {}})))
+    world.settle()
+    second = world.status["candidateRevision"]
+    assert [deployment(world, name)["spec"]["replicas"] for name in (first, second)] == [1, 1]
+    world.apply(version(V2, explainer={}, strategy=with_steps({"setWeight": 50}, {"pause": {}})), promote=second)
+    world.settle()
+    assert world.status["stableRevision"] == second
+    assert [deployment(world, name)["spec"]["replicas"] for name in (first, second)] == [0, 1]
+
+
+def test_without_servers_nobody_explains(world: Simulation) -> None:
+    stable = world.status["stableRevision"]
+    world.apply(version(V1, explainer={}, replicas=0))
+    world.settle()
+    assert deployment(world, stable)["spec"]["replicas"] == 0
+
+
+def test_a_revision_whose_servers_know_of_no_explainer_is_told_of_and_has_none(world: Simulation) -> None:
+    world.apply(version(V1))
+    world.settle()
+    stable = world.status["stableRevision"]
+    revision = asyncio.run(world.api.get("ModelRevision", KEY.namespace, stable))
+    pod = revision["spec"]["template"]["spec"]["containers"][0]
+    pod["env"] = [item for item in pod["env"] if item["name"] != "TRIMTAB_EXPLAINER"]  # as an older operator made it
+    world.api.put(revision)
+    world.apply(version(V1, explainer={}))
+    world.settle()
+    assert world.condition("ExplainerReady")["reason"] == "ServersTooOld"
+    assert deployment(world, stable)["spec"]["replicas"] == 0
+
+
 def test_another_stable_revision_takes_it_over_and_an_edit_back_gives_it_back(world: Simulation) -> None:
     first = world.status["stableRevision"]
     world.apply(version(V2, explainer={}))
@@ -101,3 +136,8 @@ def test_rows_of_the_evaluation_stand_in_for_what_is_hidden_in_the_version_that_
     repository, _, digest = volumes["background"]["image"]["reference"].partition("@")
     assert repository == "registry.local:5000/data/digits-test"
     assert digest.startswith("sha256:")
+
+    world.apply(version(V1, explainer={}))  # another revision, whose Job has not run yet
+    world.jobs_run = False
+    world.settle()
+    assert "TRIMTAB_BACKGROUND" in variables(deployment(world, world.status["stableRevision"]))

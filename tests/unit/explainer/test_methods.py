@@ -106,6 +106,17 @@ def test_a_time_in_which_nothing_can_be_found_is_an_error_that_says_so(method: V
         method(out_of_time(5), 10, samples=1000, seed=0)
 
 
+@pytest.mark.parametrize("method", [shapley, lime])
+def test_no_time_at_all_is_the_same_error(method: Value) -> None:
+    with pytest.raises(Late):
+        method(out_of_time(0), 10, samples=1000, seed=0)
+
+
+def test_what_lime_would_fit_for_ever_is_refused_with_what_would_do() -> None:
+    with pytest.raises(BadRequest, match="of 4096 features lime takes 976 samples at most, not 20000"):
+        lime(out_of_time(0), 4096, samples=20_000, seed=0)
+
+
 def test_too_few_samples_for_the_features_are_refused_with_what_would_do() -> None:
     with pytest.raises(BadRequest, match="100 features need at least 200 samples for shap, and 50 are allowed"):
         shapley(game(2, 0), 100, samples=50, seed=0)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 ROW = [1.0, 2.0, 3.0]
+TENSOR = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": ROW}]}
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
@@ -31,7 +33,7 @@ def test_a_person_is_told_which_columns_led_to_the_answer(server: Any) -> None:
     # y = x W, so a column adds its value times its weight; the second score is the larger one.
     assert one["inputs"]["x"]["attributions"] == pytest.approx([1.0, 6.0, 15.0])
     assert (one["label"], one["target"], one["prediction"], one["base"]) == ("dog", 1, 22.0, 0.0)
-    assert list(one["strongest"]) == ["x[2]", "x[1]", "x[0]"]
+    assert [item["feature"] for item in one["strongest"]] == ["x[2]", "x[1]", "x[0]"]
     assert told["method"] == "shap"
     assert told["complete"] is True
 
@@ -58,6 +60,24 @@ def test_the_protocol_gets_tensors(server: Any) -> None:
         assert outputs["prediction"]["data"] == [16, 4]
 
 
+def test_a_timeout_of_nothing_or_too_much_is_as_long_as_the_explainer_may_take(server: Any) -> None:
+    for timeout in (0, 10**15):
+        told = ask(server, "/v2/models/scores/explain", TENSOR | {"parameters": {"timeout": timeout}})
+        assert (told.status_code, told.json()["parameters"]["complete"]) == (200, True)
+
+
+def test_more_than_a_few_at_once_are_refused_before_they_are_read(models: Any, serve: Any) -> None:
+    slow = serve(models.slow(), EXPLAINER="process")
+    row = [[0.0] * 1024]
+    assert ask(slow, "/explain", row, method="lime", samples=16, timeout=1_000_000).status_code in (200, 504)
+    with ThreadPoolExecutor(20) as callers:
+        asked = [callers.submit(ask, slow, "/explain", row, samples=4000, timeout=2_000_000) for _ in range(20)]
+        codes = [one.result().status_code for one in asked]
+    assert codes.count(503) >= 8
+    assert set(codes) <= {200, 503, 504}
+    assert ask(slow, "/predict", row).status_code == 200
+
+
 def test_version_one_is_spoken_too(server: Any) -> None:
     told = ask(server, "/v1/models/scores:explain", {"instances": [ROW, ROW]}).json()
     assert len(told["explanations"]) == 2
@@ -74,10 +94,15 @@ def test_tools_are_told_of_explanations_where_there_are_some(models: Any, serve:
     ("path", "content", "query", "status", "text"),
     [
         ("/explain", [[1, 2]], {}, 400, "input x: shape"),
+        ("/v2/models/%C3%A9%20/explain", {"inputs": []}, {}, 404, "scores version r7 is explained here"),
+        ("/v2/models/scores/explain", TENSOR | {"parameters": {"method": []}}, {}, 400, "there is no method []"),
+        ("/v2/models/scores/explain", TENSOR | {"parameters": {"inputs": 5}}, {}, 400, "the parameter inputs is 5"),
+        ("/explain", [ROW], {"target": "9" * 5000}, 400, "there is no label '9999"),
+        ("/explain", [ROW], {"method": "lime", "samples": "20001"}, 400, "the parameter samples is '20001'"),
         ("/explain", [ROW], {"method": "magic"}, 400, "there is no method 'magic'; there are shap, lime"),
         ("/explain", [ROW], {"samples": "10000000"}, 400, "the parameter samples is '10000000'"),
         ("/explain", [ROW], {"samples": "3"}, 400, "3 features need at least 6 samples for shap"),
-        ("/explain", [ROW], {"target": "cow"}, 400, "there is no label 'cow'; the package has ['cat', 'dog']"),
+        ("/explain", [ROW], {"target": "cow"}, 400, "there is no label 'cow' of output y; there are ['cat', 'dog']"),
         ("/explain", [ROW], {"target": "2"}, 400, "target 2 is none of the 2 numbers of output y"),
         ("/explain", [ROW], {"output": "z"}, 400, "there is no output z"),
         ("/explain", [ROW], {"inputs": "z"}, 400, "there is no input ['z'] to explain"),
@@ -111,7 +136,7 @@ def test_an_explainer_that_cannot_start_is_told_of_and_the_model_serves_on(
     answer = ask(server, "/explain", [ROW])
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "could not start" in answer.json()["error"]
-    assert "a background is a folder with one .npz file" in server.wait_for("cannot serve")["cause"]
+    assert "a background is a folder with one .npz or .safetensors file" in server.wait_for("cannot serve")["cause"]
     assert ask(server, "/predict", [ROW]).status_code == 200
 
 

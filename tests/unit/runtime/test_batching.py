@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab_runtime.engine.batcher import Batcher, Limits
-from trimtab_runtime.engine.costs import Costs
+from trimtab_runtime.engine.costs import Costs, Forecast
+from trimtab_runtime.engine.pieces import piece_rows
 from trimtab_runtime.engine.queueing import Outputs, Queue, Waiting
 from trimtab_runtime.engine.running import Run
 from trimtab_runtime.model.session import Model, load_model
@@ -260,16 +261,43 @@ def test_requests_of_very_many_rows_run_in_pieces_and_are_answered_whole(
 
 
 def in_pieces(run: Run, limits: Limits, runs: list[int], in_loop: bool = False) -> Batcher:
-    costs = Costs((1,), (0.01,))  # so that a batch is long enough for a piece
-    return Batcher(run, limits, costs, lambda rows, _: runs.append(rows), in_loop, in_pieces=True)
+    return Batcher(run, limits, COSTS, lambda rows, _: runs.append(rows), in_loop, piece_rows=limits.batch_rows)
 
 
-def test_a_piece_is_more_than_a_batch_where_a_batch_takes_next_to_nothing(echo: Model) -> None:
-    runs: list[int] = []
-    note = lambda rows, _: runs.append(rows)  # noqa: E731
-    batcher = Batcher(echo.run, Limits(4), Costs((4,), (0.00011,)), note, in_loop=True, in_pieces=True)
-    asyncio.run(run_all(batcher, [{"x": np.zeros((1000, 2), np.float32)}]))
-    assert runs == [8] * 125
+def test_a_piece_is_short_inside_the_loop_and_as_much_as_may_run_together_in_a_thread() -> None:
+    costs = Costs((1, 4), (0.0001, 0.00011))
+    assert piece_rows(costs, 4, 32, in_loop=True) == 8  # two batches take less than a third of a millisecond
+    assert piece_rows(costs, 4, 32, in_loop=False) == 108
+    slow = Costs((1,), (0.5,))  # whose trial was over before it came to two rows
+    assert piece_rows(slow, 1, 32, in_loop=False) == 32
+
+
+def test_answers_that_do_not_make_up_one_are_an_error_and_hold_nothing(echo: Model) -> None:
+    """An output whose other axis hangs on the values: each piece has its own."""
+
+    def growing(feeds: Mapping[str, Array]) -> Outputs:
+        return {"y": np.zeros((len(feeds["x"]), 1 + int(feeds["x"].max())), np.float32)}
+
+    async def scenario() -> tuple[list[Any], bool]:
+        batcher = in_pieces(growing, Limits(2), [])
+        answers = await run_all(batcher, [{"x": np.arange(20, dtype=np.float32).reshape(20, 1)}])
+        return answers, batcher.is_idle
+
+    answers, is_idle = asyncio.run(scenario())
+    assert isinstance(answers[0], InferenceFailed)
+    assert is_idle
+
+
+def test_lone_calls_do_not_make_bursts_look_slow() -> None:
+    """A run of one row costs nearly as much as one of many: what a row costs in the one says nothing of the other."""
+    forecast = Forecast(Costs((1, 32), (0.004, 0.0072)), 32)
+    for _ in range(100):
+        forecast.learn(1, 0.004)
+    assert forecast.of_queue(64) == pytest.approx(0.0144)
+    assert forecast.of_queue(65) == pytest.approx(0.0216)
+    for _ in range(100):
+        forecast.learn(1, 0.008)  # a machine that has become half as fast
+    assert forecast.of_queue(64) == pytest.approx(0.0288, rel=0.01)
 
 
 def test_others_have_their_turn_between_two_pieces(echo: Model) -> None:

@@ -31,8 +31,11 @@ def begin(server: Any, path: str) -> socket.socket:
 
 
 def answer(connection: socket.socket) -> str:
+    found = b""
     with connection:
-        return connection.recv(4096).decode()
+        while not found.endswith(b"}"):
+            found += connection.recv(4096)
+    return found.decode()
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -69,6 +72,23 @@ def test_calls_over_grpc_are_counted_with_them(server: Any) -> None:
             infer(asked)  # now it is read, and is no request
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     wait_for(server, "trimtab_intake_bytes", 0)
+
+
+def test_a_message_counts_as_what_it_is_once_it_is_decompressed(server: Any) -> None:
+    asked = oip_pb2.ModelInferRequest(model_name="scores", raw_input_contents=[bytes(4 << 20)])  # 4 KiB on the wire
+    with grpc.insecure_channel(server.grpc, compression=grpc.Compression.Gzip) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            Stub(channel).ModelInfer(asked)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    wait_for(server, "trimtab_intake_bytes", 0)
+
+
+def test_bodies_in_chunks_that_are_too_large_give_back_what_they_took(models: Any, serve: Any) -> None:
+    large = serve(models.scores(), INTAKE_MIB="100")
+    for path in PATHS:
+        response = httpx.post(f"{large.url}{path}", content=(bytes(1 << 20) for _ in range(65)), timeout=30)
+        assert response.status_code == 413
+        wait_for(large, "trimtab_intake_bytes", 0)
 
 
 def test_a_request_alone_that_is_more_than_the_limit_is_refused(server: Any) -> None:

@@ -99,21 +99,21 @@ def test_more_rows_are_expected_to_take_no_less_time(rows: int) -> None:
 
 def test_a_machine_that_is_slower_than_at_the_trial_is_learned_from_runs() -> None:
     forecast = Forecast(Costs((1, 4), (0.1, 0.2)), batch_rows=4)
-    assert forecast.seconds(10) == pytest.approx(0.5)
+    assert forecast.of_queue(12) == pytest.approx(0.6)
 
     for _ in range(100):
         forecast.learn(4, 0.4)
 
-    assert forecast.seconds(10) == pytest.approx(1.0, rel=0.01)
+    assert forecast.of_queue(12) == pytest.approx(1.2, rel=0.01)
 
 
 def test_rows_that_cannot_run_together_are_expected_to_take_longer() -> None:
     forecast = Forecast(Costs((1, 4), (0.1, 0.2)), batch_rows=4)
 
     for _ in range(100):
-        forecast.learn(1, 0.1)  # each of another shape
+        forecast.learn(1, 0.1, left_others=True)  # each of another shape
 
-    assert forecast.seconds(10) == pytest.approx(1.0, rel=0.01)
+    assert forecast.of_queue(12) == pytest.approx(1.2, rel=0.01)
 
 
 def test_words_whose_activations_share_a_scale_do_not_mix(models: Any) -> None:

@@ -57,6 +57,7 @@ class Call:
         "deadline",
         "held",
         "is_over",
+        "kept",
         "messages",
         "method",
         "reader",
@@ -69,7 +70,7 @@ class Call:
         self.method = method
         self.reader = MessageReader(stream.request.fields.get(b"grpc-encoding"))
         self.messages = 0
-        self.held = 0  # bytes of it that are on their way
+        self.held = self.kept = 0  # bytes of it that are on their way, and of its largest message
         self.deadline = None if timeout is None else calls.now() + timeout
         self.is_over = False
         self.context: Any = None
@@ -176,9 +177,10 @@ class Calls:
 
     def aborted(self, stream: Stream) -> None:
         call = stream.context
+        if isinstance(call, Call):
+            self._release(call)
         if isinstance(call, Call) and not call.is_over:
             call.is_over = True
-            self._release(call)
             call.method.cancelled(call)
 
     def send(self, stream: Stream, head: bytes, data: bytes, trailers: bytes | None) -> None:
@@ -205,11 +207,21 @@ class Calls:
         call.method.ended(call)
 
     def _read(self, call: Call, data: bytes) -> None:
-        call.held += len(data)
-        self._intake.take(len(data))
+        self._hold(call, call.held + len(data))
         for message in call.reader.add(data):
             call.messages += 1
+            call.kept = max(call.kept, len(message))  # decompressed; a method keeps one at most
+            self._hold(call, call.reader.size + call.kept)
             call.method.message(call, message)
+        self._hold(call, call.reader.size + call.kept)
+
+    def _hold(self, call: Call, size: int) -> None:
+        """Count what is held of a call. Raises Busy where that is too much of all calls together."""
+        before, call.held = call.held, size
+        if size > before:
+            self._intake.take(size - before)
+        else:
+            self._intake.give(before - size)
 
     def _guarded(self, call: Call, step: Callable[..., None], *given: Any) -> None:
         """Take a step; whatever it raises becomes the call's status."""

@@ -20,6 +20,7 @@ from trimtab_runtime.server.tls import Certificates
 from trimtab_runtime.server.tracing import TRACE_PARENT
 
 _AGE_GRACE_MS: Final = 10_000
+_MOST_CALLS: Final = 256  # at once on a connection
 
 
 class GrpcioServer:
@@ -41,6 +42,7 @@ class GrpcioServer:
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_send_message_length", MAX_MESSAGE),
             ("grpc.so_reuseport", int(shares_port)),
+            ("grpc.max_concurrent_streams", _MOST_CALLS),
         ]
         self._server = grpc.aio.server(options=options)
         self._health = health.aio.HealthServicer()
@@ -48,13 +50,15 @@ class GrpcioServer:
         add_service(_Service(plane, metrics), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if certificates is None:
-            self.port = self._server.add_insecure_port(address)
-        else:
-            self.port = self._server.add_secure_port(address, _credentials(certificates))
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._certificates = certificates
+        self.port = port
 
     async def start(self) -> None:
+        if self._certificates is None:  # from here on connections are taken
+            self.port = self._server.add_insecure_port(self._address)
+        else:
+            self.port = self._server.add_secure_port(self._address, _credentials(self._certificates))
         await self._server.start()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -115,6 +119,7 @@ class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _infer(self, request: Any, left: float | None, spent: Spent | None) -> Any:
         self._plane.find(request.model_name, request.model_version)
+        self._plane.check_room()
         asked = codec.read_request(request, self._plane.inputs)
         if left is not None:
             asked = asked._replace(timeout=left)
