@@ -256,7 +256,7 @@ class Runtime(Contract):
 
 
 class Explainer(Contract):
-    """A pod that explains answers of the stable revision."""
+    """A pod that explains answers of a revision that serves."""
 
     method: str = "shap"
     samples: int = 1000

@@ -1,6 +1,6 @@
 """The explainer of a revision: a pod that holds its artifact too, and the Service by which its servers reach it.
 
-It explains the stable revision only. That of another has no pods, and goes with its revision.
+Revisions that serve have one with a pod. That of another has no pods, and goes with its revision.
 """
 
 from collections.abc import Mapping
