@@ -18,6 +18,7 @@ from trimtab_explainer.answers import Facts, listed, read_asked, tensors
 from trimtab_explainer.background import read_background
 from trimtab_explainer.config import ExplainerConfig
 from trimtab_explainer.explain import Asked, Explainer, Explanation, Limit
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.logs import say
 from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.session import load_model
@@ -27,7 +28,6 @@ from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.tensors import Array
 from trimtab_runtime.server.answers import HEADER_LENGTH, Answer, error_answer, read_header_length, text_answer
 from trimtab_runtime.server.handling import json_response, read_body, response
-from trimtab_runtime.server.intake import Intake
 
 _MOST_WAITING: Final = 8
 _LOOK_SECONDS: Final = 0.5  # whether the caller is still there

@@ -5,11 +5,11 @@ from typing import Any, Final
 from trimtab_api.package import Tensor
 from trimtab_runtime.engine.batcher import Batcher
 from trimtab_runtime.engine.queueing import Done, Outputs, Waiting
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest, UnknownModel
 from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.request import InferRequest
-from trimtab_runtime.server.intake import Intake
 
 SERVER_NAME: Final = "trimtab"
 SERVER_VERSION: Final = "0.1.0"

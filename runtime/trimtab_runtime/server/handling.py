@@ -7,9 +7,9 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.protocol.request import Spent
 from trimtab_runtime.server.answers import CLIENT_LEFT, Answer, check_announced, check_received, error_answer
-from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.tracing import SERVER_TIMING, TRACE_PARENT
 

@@ -23,13 +23,13 @@ from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.batcher import Batcher, Limits
 from trimtab_runtime.engine.pieces import piece_rows
 from trimtab_runtime.engine.trial import learn
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.logs import say
 from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.session import Model, load_model
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.explaining import Explaining
 from trimtab_runtime.server.fast import FastProtocol, Inference
-from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics, all_started
 from trimtab_runtime.server.place import Place, bind
 from trimtab_runtime.server.rest import make_app

@@ -19,8 +19,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from trimtab_runtime.engine.trial import Learned
 from trimtab_runtime.protocol.request import Spent
-from trimtab_runtime.server.tallies import Row, Tallies
 from trimtab_runtime.server.tracing import Trace, Tracing
+from trimtab_runtime.tallies import Row, Tallies
 
 _SECONDS: Final = (
     *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),

@@ -3,7 +3,7 @@
 import socket
 from dataclasses import dataclass
 
-from trimtab_runtime.server.tallies import Tallies
+from trimtab_runtime.tallies import Tallies
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.batcher import Batcher, Limits
 from trimtab_runtime.engine.costs import Costs
 from trimtab_runtime.engine.queueing import Waiting
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.model.session import load_model
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.server.fast import FastProtocol, Inference
 from trimtab_runtime.server.grpc.lean import LeanGrpcServer
-from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics
 
 Stub: Any = oip_pb2_grpc.GRPCInferenceServiceStub

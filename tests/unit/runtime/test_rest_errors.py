@@ -12,8 +12,8 @@ import pytest
 from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.batcher import Batcher, Limits
 from trimtab_runtime.engine.costs import Costs
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.model.session import load_model
-from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.rest import make_app
 

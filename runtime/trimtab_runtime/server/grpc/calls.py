@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from trimtab_runtime.http2.connection import Connection, Stream
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol.errors import BadRequest, RequestError
 from trimtab_runtime.protocol.grpc_wire import (
@@ -20,7 +21,6 @@ from trimtab_runtime.protocol.grpc_wire import (
     status_trailers,
     trailers_only,
 )
-from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.tracing import TRACE_PARENT
 
 _MOST_UNWANTED: Final = 1 << 20  # bytes of a request that is refused

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from trimtab_runtime.dataplane import DataPlane
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.server.grpc.calls import Calls, Method
 from trimtab_runtime.server.grpc.services import Health, methods
-from trimtab_runtime.server.intake import Intake
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.tls import Certificates
 

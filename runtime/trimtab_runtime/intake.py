@@ -6,7 +6,7 @@ What has arrived waits in the engine's queue, which has a limit of its own.
 from typing import Final
 
 from trimtab_runtime.protocol.errors import Busy
-from trimtab_runtime.server.tallies import Row
+from trimtab_runtime.tallies import Row
 
 _AGAIN_SECONDS: Final = 1.0
 
