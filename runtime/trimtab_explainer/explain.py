@@ -12,6 +12,7 @@ from trimtab_explainer.methods import METHODS, Attribution, TimeIsOver, Values
 from trimtab_explainer.targets import Target, target_of
 from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest, InferenceFailed, Late
+from trimtab_runtime.protocol.inputs import count_rows
 from trimtab_runtime.protocol.tensors import Array
 
 _MOST_ROWS: Final = 64  # of a run
@@ -63,10 +64,7 @@ class Explainer:
 
     def explain(self, feeds: Mapping[str, Array], asked: Asked, limit: Limit) -> list[Explanation]:
         """Explain each row, as far as the time goes. Raises BadRequest, InferenceFailed, and Late for none at all."""
-        counts = {name: len(array) for name, array in feeds.items()}
-        rows = next(iter(counts.values()))
-        if set(counts.values()) != {rows}:
-            raise BadRequest(f"every input needs the same number of rows; given {counts}")
+        rows = count_rows(feeds)
         began, found = self.clock(), list[Explanation]()
         for row in range(rows):
             until = began + (limit.until - began) * (row + 1) / rows

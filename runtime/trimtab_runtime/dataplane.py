@@ -8,7 +8,7 @@ from trimtab_runtime.engine.queueing import Done, Outputs, Waiting
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest, UnknownModel
-from trimtab_runtime.protocol.inputs import Inputs
+from trimtab_runtime.protocol.inputs import Inputs, count_rows
 from trimtab_runtime.protocol.request import InferRequest
 
 SERVER_NAME: Final = "trimtab"
@@ -66,10 +66,8 @@ class DataPlane:
         return self._batcher.submit(request.feeds, given, request.timeout, request.spent)
 
     def _check(self, request: InferRequest) -> None:
-        feeds = request.feeds
-        if len(feeds) > 1 and len({len(array) for array in feeds.values()}) != 1:
-            rows = {name: len(array) for name, array in feeds.items()}
-            raise BadRequest(f"every input needs the same number of rows; given {rows}")
+        if len(request.feeds) > 1:
+            count_rows(request.feeds)
         if request.wanted is not None and (unknown := [name for name in request.wanted if name not in self._outputs]):
             raise BadRequest(f"there is no output {unknown}; the model has {list(self._outputs)}")
 

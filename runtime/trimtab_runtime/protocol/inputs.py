@@ -1,6 +1,6 @@
 """What a model takes: tensors of requests are held against it, and read or refused with what was expected."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
@@ -112,6 +112,14 @@ class Inputs:
     def mismatch(self, given: Iterable[Any]) -> BadRequest:
         """Return the error of a request that does not name exactly these."""
         return BadRequest(f"inputs {list(given)}, expected {list(self.by_name)}, each once")
+
+
+def count_rows(feeds: Mapping[str, Array]) -> int:
+    """Return the rows of a request. Raises BadRequest where its inputs have different numbers of them."""
+    rows = {name: len(array) for name, array in feeds.items()}
+    if len(set(rows.values())) != 1:
+        raise BadRequest(f"every input needs the same number of rows; given {rows}")
+    return next(iter(rows.values()))
 
 
 def _fits(tail: Sequence[Any], declared: Sequence[int]) -> bool:

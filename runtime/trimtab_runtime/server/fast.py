@@ -283,8 +283,7 @@ class FastProtocol(TimedProtocol):
         if self.should_close(self._inference.plane.ready, self._inference.max_age_seconds):
             call.keep_alive = False
         if not has_left:
-            timing = call.trace.timing() if call.trace and metrics.tracing and metrics.tracing.server_timing else None
-            self.transport.write(_written(answer, call.keep_alive, timing))
+            self.transport.write(_written(answer, call.keep_alive, metrics.timing(call.trace)))
             if not call.keep_alive:
                 self.transport.close()
         self.on_response_complete()

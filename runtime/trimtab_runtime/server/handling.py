@@ -23,8 +23,8 @@ def counted(handler: Handler, metrics: ServerMetrics) -> Callable[[Request], Awa
         with metrics.request("rest", "500", request.headers.get(TRACE_PARENT)) as outcome:
             found = await _settled(handler, request, outcome.spent)
             outcome.code = str(found.status_code)
-            if outcome.trace is not None and metrics.tracing and metrics.tracing.server_timing:
-                found.headers[SERVER_TIMING] = outcome.trace.timing()
+            if (timing := metrics.timing(outcome.trace)) is not None:
+                found.headers[SERVER_TIMING] = timing
             return found
 
     return handle

@@ -136,6 +136,10 @@ class ServerMetrics:
         """Return the trace of a call that begins; None where nobody wants to know."""
         return None if self.tracing is None else self.tracing.begin(parent)
 
+    def timing(self, trace: Trace | None) -> str | None:
+        """Return the value of a header Server-Timing; None where answers have none."""
+        return trace.timing() if trace and self.tracing and self.tracing.server_timing else None
+
     def end(self, protocol: str, code: str, began: float, trace: Trace | None = None) -> None:
         """Count an inference call that is over."""
         row = self._row

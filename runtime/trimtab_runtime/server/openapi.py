@@ -112,7 +112,7 @@ _EXPLANATIONS: Final = {
                 "properties": {
                     "prediction": {"type": "number"},
                     "base": {"type": "number"},
-                    "strongest": {"type": "object"},
+                    "strongest": {"type": "array", "items": {"type": "object"}},
                     "inputs": {"type": "object"},
                 },
             },

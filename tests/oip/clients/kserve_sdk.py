@@ -1,26 +1,14 @@
-"""Ask a model by KServe's clients and print what they get, as JSON: `kserve_sdk.py URL GRPC MODEL ROWS`.
-
-ROWS is a file of numpy's with an array for each input. Texts are of bytes.
-"""
+"""Ask a model by KServe's clients, and print what they get."""
 
 import asyncio
-import base64
 import json
 import sys
 
 import numpy as np
+from exchange import GRPC, MODEL, URL, encoded, read_rows
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest
 from kserve.inference_client import RESTConfig
 from kserve.utils.numpy_codec import from_np_dtype
-
-URL, GRPC, MODEL, ROWS = sys.argv[1:]
-
-
-def read_rows():
-    with np.load(ROWS, allow_pickle=False) as stored:
-        return {
-            name: stored[name].astype(object) if stored[name].dtype.kind == "S" else stored[name] for name in stored
-        }
 
 
 def request(rows, binary_in, binary_out):
@@ -36,14 +24,6 @@ def request(rows, binary_in, binary_out):
 def listed(response):
     assert response.id == "7"
     return {output.name: encoded(output.as_numpy()) for output in response.outputs}
-
-
-def encoded(array):
-    if array.dtype.kind in "OSU":
-        texts = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
-        return {"shape": array.shape, "texts": [text.decode() for text in texts]}
-    raw = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    return {"shape": array.shape, "dtype": str(array.dtype), "raw": raw}
 
 
 async def ask(rows, found):

@@ -1,10 +1,6 @@
-"""Ask a model by each of Triton's clients and print what they get, as JSON: `triton.py URL GRPC MODEL ROWS`.
-
-ROWS is a file of numpy's with an array for each input. Texts are of bytes.
-"""
+"""Ask a model by each of Triton's clients, and print what they get."""
 
 import asyncio
-import base64
 import json
 import sys
 
@@ -13,16 +9,8 @@ import tritonclient.grpc as over_grpc
 import tritonclient.grpc.aio as over_grpc_aio
 import tritonclient.http as over_http
 import tritonclient.http.aio as over_http_aio
+from exchange import GRPC, MODEL, URL, encoded, read_rows
 from tritonclient.utils import np_to_triton_dtype
-
-URL, GRPC, MODEL, ROWS = sys.argv[1:]
-
-
-def read_rows():
-    with np.load(ROWS, allow_pickle=False) as stored:
-        return {
-            name: stored[name].astype(object) if stored[name].dtype.kind == "S" else stored[name] for name in stored
-        }
 
 
 def inputs(kind, rows, **options):
@@ -37,14 +25,6 @@ def inputs(kind, rows, **options):
 def listed(result, names):
     arrays = {name: result.as_numpy(name) for name in names}
     return {name: encoded(array) for name, array in arrays.items()}
-
-
-def encoded(array):
-    if array.dtype.kind in "OSU":
-        texts = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
-        return {"shape": array.shape, "texts": [text.decode() for text in texts]}
-    raw = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    return {"shape": array.shape, "dtype": str(array.dtype), "raw": raw}
 
 
 def ask_http(rows, found):

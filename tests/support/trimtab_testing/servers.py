@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -165,6 +166,16 @@ class Serving:
                 except json.JSONDecodeError:
                     self._lines.put({"message": line.rstrip()})
         self._lines.put(None)
+
+
+Serve = Callable[..., Serving]
+
+
+def start(stack: ExitStack, folder: Path, environ: Mapping[str, str], ready: bool = True) -> Serving:
+    """Start a server that ends with the stack; not `ready` where it is not expected to serve."""
+    serving = Serving(folder, environ)
+    stack.callback(serving.stop)
+    return serving.started() if ready else serving
 
 
 def _environment(home: Path) -> dict[str, str]:

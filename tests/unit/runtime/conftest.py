@@ -1,27 +1,13 @@
-"""Models and servers that the tests of the runtime share."""
+"""Servers that many tests of the runtime share."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from trimtab_testing.servers import Models, Serving
-
-Serve = Callable[..., Serving]
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers: `serve(folder, DRAIN_SECONDS="2")`; `ready=False` where it is not expected to serve."""
-    with ExitStack() as stack:
-        yield lambda folder, ready=True, **environ: _start(stack, folder, ready, environ)
+from trimtab_testing.servers import Models, Serve, Serving, start
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +19,7 @@ def shared() -> Iterator[Serve]:
         def get(folder: Path, **environ: str) -> Serving:
             key = (folder, *sorted(environ.items()))
             if key not in running:
-                running[key] = _start(stack, folder, True, {"REVISION": "r1"} | environ)
+                running[key] = start(stack, folder, {"REVISION": "r1"} | environ)
             return running[key]
 
         yield get
@@ -49,9 +35,3 @@ def http(models: Models, shared: Serve, request: pytest.FixtureRequest) -> Itera
     """A client of the same model by both roads: past the web framework, and through it."""
     with httpx.Client(base_url=shared(models.scores(), FAST_PATH=request.param).url) as client:
         yield client
-
-
-def _start(stack: ExitStack, folder: Path, ready: bool, environ: Mapping[str, str]) -> Serving:
-    serving = Serving(folder, environ)
-    stack.callback(serving.stop)
-    return serving.started() if ready else serving
