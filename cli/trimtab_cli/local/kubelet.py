@@ -10,9 +10,9 @@ from trimtab_api.group import LABEL_REVISION
 from trimtab_api.report import EXIT_USER_ERROR
 from trimtab_cli.local.api import LocalApi
 from trimtab_cli.local.processes import Manifest, Server, container_environment, free_port, start
+from trimtab_operator.controller.views import apart
 from trimtab_operator.core.observed import Batching, Pod, Sample
 from trimtab_operator.probes.metrics import add_samples, parse_batching, parse_sample
-from trimtab_operator.resources.metadata import EXPLAINER, LABEL_COMPONENT
 from trimtab_optimizer.store import Store
 
 _TRIES = 3
@@ -36,10 +36,9 @@ class LocalKubelet:
     async def look(self) -> None:
         """Bring processes a step nearer to the objects, and the objects' status to the processes."""
         self._start_jobs()
-        servers = [item for item in self._api.all("Deployment") if not _explains(item)]
-        for item in self._api.all("Deployment"):
-            if _explains(item):
-                self._report_explainer(item)
+        servers, explainers = apart(self._api.all("Deployment"))
+        for item in explainers:
+            self._report_explainer(item)
         for item in servers:
             await self._serve(item)
         known = {item["metadata"]["name"] for item in servers}
@@ -188,7 +187,3 @@ class LocalKubelet:
             return (await self._http.get(f"http://127.0.0.1:{server.rest_port}/metrics", timeout=2)).text
         except httpx.HTTPError:
             return None
-
-
-def _explains(deployment: Manifest) -> bool:
-    return bool(deployment["metadata"]["labels"].get(LABEL_COMPONENT) == EXPLAINER)

@@ -47,13 +47,13 @@ def condition(batching: Batching | None) -> Condition:
         )
     if batching.safe:
         return Condition(CONDITION, True, "RowsMix", f"{name} answers rows alike, whatever they run together with")
-    apart = "in a way that has no measure" if batching.difference is None else f"by {batching.difference:.2g} of"
-    largest = "" if batching.difference is None else " the largest output"
+    measured = batching.difference is not None
+    apart = f"by {batching.difference:.2g} of the largest output" if measured else "in a way that has no measure"
     return Condition(
         CONDITION,
         False,
         "RowsDiffer",
-        f"{name} answers rows differently when others run with them, {apart}{largest}, so its servers run requests one "
+        f"{name} answers rows differently when others run with them, {apart}, so its servers run requests one "
         "by one; a higher spec.runtime.batching.tolerance lets them batch",
     )
 

@@ -12,6 +12,7 @@ from trimtab_operator.core.observed import Manifest, Parent, Revision, Settings
 from trimtab_operator.resources.metadata import (
     EXPLAINER,
     environment,
+    image_volume,
     labels_of,
     manifest,
     metadata,
@@ -81,9 +82,7 @@ def _pod_spec(parent: Parent, settings: Settings, spec: ModelDeploymentSpec, rev
         "startupProbe": ready | {"periodSeconds": 1, "failureThreshold": 600, "timeoutSeconds": 5},
         "readinessProbe": ready | {"periodSeconds": 5, "failureThreshold": 3, "timeoutSeconds": 5},
     }
-    volumes = [
-        {"name": key, "image": {"reference": image, "pullPolicy": "IfNotPresent"}} for key, image in mounts.items()
-    ]
+    volumes = [image_volume(key, image) for key, image in mounts.items()]
     pod = restricted_pod() | {"containers": [container], "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}]}
     secrets = [settings.artifact_secret, spec.model.secret_ref.name if spec.model.secret_ref else None]
     if named := [{"name": name} for name in secrets if name]:

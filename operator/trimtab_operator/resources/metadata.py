@@ -75,6 +75,11 @@ def restricted_pod() -> dict[str, Any]:
     }
 
 
+def image_volume(name: str, reference: str) -> dict[str, Any]:
+    """Return a volume that is an image: a model or data, by digest."""
+    return {"name": name, "image": {"reference": reference, "pullPolicy": "IfNotPresent"}}
+
+
 def environment(values: dict[str, str]) -> list[dict[str, str]]:
     """Return the environment of a container, sorted so that equal settings are equal manifests."""
     return [{"name": name, "value": value} for name, value in sorted(values.items())]

@@ -15,6 +15,7 @@ from trimtab_operator.resources.metadata import (
     LABEL_COMPONENT,
     SERVER,
     environment,
+    image_volume,
     labels_of,
     manifest,
     metadata,
@@ -90,11 +91,10 @@ def _pod_spec(parent: Parent, settings: Settings, revision: str, artifact: str, 
         ],
         **_probes(),
     }
-    image = {"reference": artifact, "pullPolicy": "IfNotPresent"}
     pod = restricted_pod() | {
         "terminationGracePeriodSeconds": settings.drain_seconds + _AFTER_DRAIN_SECONDS,
         "containers": [container],
-        "volumes": [{"name": "model", "image": image}, {"name": "tmp", "emptyDir": {}}],
+        "volumes": [image_volume("model", artifact), {"name": "tmp", "emptyDir": {}}],
     }
     if settings.artifact_secret:
         pod["imagePullSecrets"] = [{"name": settings.artifact_secret}]
