@@ -15,6 +15,7 @@ MANIFEST_FILE: Final = "model.yaml"
 REPORT_FILE: Final = "report.json"
 SUMS_FILE: Final = "SHA256SUMS"
 ONNX_FILE: Final = "model.onnx"
+GENAI_FILE: Final = "genai_config.json"
 LITERT_FILE: Final = "model.tflite"
 SAVED_MODEL_FOLDER: Final = "saved_model"
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -25,6 +26,7 @@ EDITS_FILE: Final = "edits.json"
 _BY_CUSTOM: Final = MappingProxyType(
     {
         ModelFormat.ONNX: ONNX_FILE,
+        ModelFormat.GENAI: ONNX_FILE,
         ModelFormat.LITERT: LITERT_FILE,
         ModelFormat.TORCH_EXPORT: PROGRAM_FILE,
         ModelFormat.TORCHSCRIPT: SCRIPT_FILE,

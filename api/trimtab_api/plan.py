@@ -20,7 +20,7 @@ from trimtab_api.spec import (
 )
 
 # Raised when a pass gives other bytes for the same input: results made before are then not reused.
-OPTIMIZER_VERSION: Final = "7"
+OPTIMIZER_VERSION: Final = "8"
 
 
 class Plan(Contract):
@@ -83,7 +83,7 @@ def make_plan(spec: ModelDeploymentSpec) -> Plan:
     """Return the plan of a spec. Without a conversion of any kind a module becomes ONNX as soon as it can be."""
     passes = spec.optimization.passes
     trained = [number for number, item in enumerate(passes, start=1) if item.needs_module]
-    is_served_as_it_is = spec.model.format in (ModelFormat.ONNX, ModelFormat.LITERT) and not trained
+    is_served_as_it_is = spec.model.format.is_served and not trained
     if not is_served_as_it_is and not any(item.convert for item in passes):
         place = max(trained, default=0)
         passes = (*passes[:place], OptimizationPass(convert=Convert()), *passes[place:])

@@ -18,24 +18,34 @@ class ModelFormat(StrEnum):
     LITERT = "litert"
     TORCH_EXPORT = "torch-export"
     TORCHSCRIPT = "torchscript"
+    GENAI = "genai"
 
     @property
     def is_program(self) -> bool:
         """Return whether a model of this format has weights that can be trained, but no layers that can be changed."""
         return self in (ModelFormat.TORCH_EXPORT, ModelFormat.TORCHSCRIPT)
 
+    @property
+    def is_served(self) -> bool:
+        """Return whether a model of this format can be served as it is."""
+        return self in (ModelFormat.ONNX, ModelFormat.LITERT, ModelFormat.GENAI)
+
 
 class Target(StrEnum):
-    """What a conversion gives. Of the last two a LiteRT file is served; `savedmodel` keeps the SavedModel beside it."""
+    """What a conversion gives. `savedmodel` serves a LiteRT file and keeps the SavedModel beside it.
+
+    `genai` is a folder of ONNX Runtime GenAI, out of which text is generated.
+    """
 
     ONNX = "onnx"
     LITERT = "litert"
     SAVEDMODEL = "savedmodel"
+    GENAI = "genai"
 
     @property
     def needs_tensorflow(self) -> bool:
         """Return whether TensorFlow makes it."""
-        return self is not Target.ONNX
+        return self in (Target.LITERT, Target.SAVEDMODEL)
 
 
 class SecretRef(Contract):

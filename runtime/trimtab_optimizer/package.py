@@ -31,9 +31,15 @@ class Stage(StrEnum):
     LITERT = "litert"
     SAVEDMODEL = "savedmodel"
     QUANTIZED_LITERT = "quantized litert"
+    GENAI = "genai"
+    QUANTIZED_GENAI = "quantized genai"
 
 
-_STARTS: Final = {ModelFormat.ONNX: Stage.ONNX, ModelFormat.LITERT: Stage.LITERT}
+_STARTS: Final = {
+    ModelFormat.ONNX: Stage.ONNX,
+    ModelFormat.LITERT: Stage.LITERT,
+    ModelFormat.GENAI: Stage.GENAI,
+}
 
 
 def stage_of(source: ModelFormat) -> Stage:

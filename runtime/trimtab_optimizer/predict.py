@@ -1,5 +1,6 @@
 """Run a model, whatever made it: one protocol, so that source and result are measured by the same code."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from trimtab_api.errors import InvalidData, InvalidPackage, TrimtabError
-from trimtab_api.package import ModelPackage
+from trimtab_api.package import GENAI_FILE, ModelPackage
 from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.importers.pytorch import load_module, ordered_outputs
 from trimtab_optimizer.litert.file import LitertFile
@@ -49,6 +50,26 @@ class OnnxPredictor:
             return [np.asarray(value) for value in self._session.run(self._outputs, dict(inputs))]
 
 
+class GenaiPredictor(OnnxPredictor):
+    """Runs a decoder on whole rows, as if it had read nothing before. Rows may be padded at their end."""
+
+    def __init__(self, path: Path, package: ModelPackage, threads: int = 1) -> None:
+        super().__init__(path, package, threads)
+        given = {tensor.name for tensor in package.inputs}
+        decoder = json.loads((path.parent / GENAI_FILE).read_bytes())["model"]["decoder"]
+        self._nothing = (int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"]))  # a cache without tokens
+        self._pasts = {
+            item.name: np.dtype(np.float16 if "float16" in item.type else np.float32)
+            for item in self._session.get_inputs()
+            if item.name not in given
+        }
+
+    def predict(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Return one array per output; what is said of tokens that the mask hides means nothing."""
+        shape = (len(next(iter(inputs.values()))), *self._nothing)
+        return super().predict({**inputs, **{name: np.zeros(shape, kind) for name, kind in self._pasts.items()}})
+
+
 class TorchPredictor:
     """Runs the module of a PyTorch package."""
 
@@ -81,6 +102,8 @@ def predictor_of(model: Model, allow_pickle: bool, threads: int = 1) -> Predicto
         return TorchPredictor(model, allow_pickle)
     if model.package.format is ModelFormat.LITERT:
         return LitertPredictor(model.weights, model.package, threads)
+    if model.package.format is ModelFormat.GENAI:
+        return GenaiPredictor(model.weights, model.package, threads)
     return OnnxPredictor(model.weights, model.package, threads)
 
 

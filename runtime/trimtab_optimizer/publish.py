@@ -12,7 +12,7 @@ from trimtab_api.group import ANNOTATION_RESULT
 from trimtab_api.package import REPORT_FILE, SUMS_FILE
 from trimtab_api.plan import tag_of
 from trimtab_api.report import MeasuredMetric, OptimizationResult, Unoptimized
-from trimtab_api.spec import Convert, ModelFormat, OptimizationPass
+from trimtab_api.spec import Convert, ModelFormat, OptimizationPass, Target
 from trimtab_optimizer.logs import say
 from trimtab_optimizer.measuring.comparison import Details
 from trimtab_optimizer.package import Model, share_folder
@@ -63,8 +63,7 @@ def publish(run: Run, made: Made) -> OptimizationResult:
 
 def _publish_unoptimized(run: Run) -> Unoptimized:
     """Push the source merely converted. All plans of one source share it, and the first pass of most."""
-    passes = _SERVED_AS_IT_IS if run.source.package.format is ModelFormat.LITERT else _CONVERT
-    plan = run.plan.model_copy(update={"passes": passes, "search": None, "gate": ()})
+    plan = run.plan.model_copy(update={"passes": _conversion(run), "search": None, "gate": ()})
     _, model, _ = run_passes(replace(run, plan=plan, scratch=run.scratch / "unoptimized"))
     tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
     folder = run.scratch / "unoptimized-artifact"
@@ -73,3 +72,11 @@ def _publish_unoptimized(run: Run) -> Unoptimized:
     digest = run.store.push(folder, run.repository, (tag,), {})
     say("unoptimized published", digest=digest)
     return Unoptimized(artifact=f"{run.repository}@{digest}", size_bytes=model.size_bytes())
+
+
+def _conversion(run: Run) -> tuple[OptimizationPass, ...]:
+    """Return what makes the source a model that is served in the same way."""
+    if run.source.package.format in (ModelFormat.LITERT, ModelFormat.GENAI):
+        return _SERVED_AS_IT_IS
+    is_generative = any(item.convert and item.convert.to is Target.GENAI for item in run.plan.passes)
+    return (OptimizationPass(convert=Convert(to=Target.GENAI)),) if is_generative else _CONVERT

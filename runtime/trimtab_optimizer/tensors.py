@@ -39,8 +39,11 @@ def dtype_of(tensor: Tensor) -> np.dtype[Any]:
     return DTYPES[tensor.datatype]
 
 
+_MASK: Final = "attention_mask"
+
+
 def example_inputs(tensors: tuple[Tensor, ...], rows: int, seed: int) -> dict[str, NDArray[Any]]:
-    """Return made-up inputs: normal floats, and integers 0 or 1, which every vocabulary has."""
+    """Return made-up inputs: normal floats, integers 0 or 1, which all vocabularies have, masks that hide nothing."""
     random = np.random.default_rng(seed)
     return {tensor.name: _example(tensor, rows, random) for tensor in tensors}
 
@@ -48,6 +51,8 @@ def example_inputs(tensors: tuple[Tensor, ...], rows: int, seed: int) -> dict[st
 def _example(tensor: Tensor, rows: int, random: np.random.Generator) -> NDArray[Any]:
     shape = (rows, *(_ANY_LENGTH if length < 0 else length for length in tensor.shape[1:]))
     dtype = dtype_of(tensor)
+    if tensor.name == _MASK:
+        return np.ones(shape, dtype)
     if np.issubdtype(dtype, np.floating):
         return random.standard_normal(shape).astype(dtype)
     return random.integers(0, 2, shape).astype(dtype)

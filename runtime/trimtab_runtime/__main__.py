@@ -15,7 +15,7 @@ import uvloop
 from trimtab_runtime.config import RuntimeConfig, read_config
 from trimtab_runtime.ending import told
 from trimtab_runtime.logs import log_as_json
-from trimtab_runtime.server.lifecycle import serve
+from trimtab_runtime.model.manifest import is_generative
 from trimtab_runtime.server.metrics import tallies_for
 from trimtab_runtime.server.place import Place
 from trimtab_runtime.workers import run_workers
@@ -34,7 +34,19 @@ def main() -> None:
 
 def _work(config: RuntimeConfig, place: Place) -> None:
     with told():
-        uvloop.run(serve(config, place))
+        uvloop.run(_serve(config, place))
+
+
+async def _serve(config: RuntimeConfig, place: Place) -> None:
+    """Serve what the package says that it is; neither kind loads what only the other needs."""
+    if is_generative(config.model_dir):
+        from trimtab_runtime.server.generative.lifecycle import serve_generative
+
+        await serve_generative(config, place)
+    else:
+        from trimtab_runtime.server.lifecycle import serve
+
+        await serve(config, place)
 
 
 def _leave(*_: object) -> NoReturn:

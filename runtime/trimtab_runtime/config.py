@@ -10,7 +10,7 @@ from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.settings import read_settings
 
 _HELP: Final = {
-    "MODEL_DIR": "folder with model.yaml and model.onnx or model.tflite (default /model)",
+    "MODEL_DIR": "folder with model.yaml and model.onnx, model.tflite or genai_config.json (default /model)",
     "MODEL_NAME": "name to serve the model under (default: the package's)",
     "REVISION": "version that answers and metrics carry (default 1)",
     "HOST": "address to listen on (default 0.0.0.0)",
@@ -24,6 +24,8 @@ _HELP: Final = {
     "GRPC_ENGINE": "lean: our own HTTP/2; grpcio: the common library (default lean)",
     "MAX_DELAY_MS": "how long a request may wait for others (default 0: not at all)",
     "MAX_WAIT_SECONDS": "expected wait above which a request is refused (default 1)",
+    "CACHE_MIB": "of a generative model: MiB of keys and values of the tokens that are held (default 256)",
+    "ANSWER_TOKENS": "of a generative model: most tokens of an answer, where a caller does not say (default 1024)",
     "INTAKE_MIB": "MiB of requests that may be on their way at once, in each process (default 256)",
     "FAST_PATH": "1: inference calls go past the web framework; 0: through it (default 1)",
     "DRAIN_SECONDS": "how long to go on answering after SIGTERM (default 5)",
@@ -59,6 +61,8 @@ class RuntimeConfig:
     grpc_engine: str
     max_delay_seconds: float
     max_wait_seconds: float
+    cache_bytes: int
+    answer_tokens: int
     intake_bytes: int
     fast_path: bool
     drain_seconds: float
@@ -94,6 +98,8 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         grpc_engine=settings.one_of("GRPC_ENGINE", ("lean", "grpcio")),
         max_delay_seconds=settings.number("MAX_DELAY_MS", 0.0, 0.0, 60_000.0) / 1000,
         max_wait_seconds=settings.number("MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
+        cache_bytes=settings.number("CACHE_MIB", 256, 1, 1 << 20) << 20,
+        answer_tokens=settings.number("ANSWER_TOKENS", 1024, 1, 1 << 20),
         intake_bytes=settings.number("INTAKE_MIB", 256, 1, 1 << 20) << 20,
         fast_path=settings.switch("FAST_PATH", 1),
         drain_seconds=settings.number("DRAIN_SECONDS", 5.0, 0.0, 3600.0),

@@ -5,6 +5,7 @@ from pathlib import Path
 from trimtab_api.errors import InvalidPackage, UnsafeFormat
 from trimtab_api.spec import ModelFormat, ModelSource
 from trimtab_optimizer.importers.empty import check_empty, is_large
+from trimtab_optimizer.importers.genai import import_genai
 from trimtab_optimizer.importers.huggingface import import_huggingface
 from trimtab_optimizer.importers.litert import import_litert
 from trimtab_optimizer.importers.onnx import import_onnx
@@ -19,6 +20,8 @@ def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
     """
     if source.format is ModelFormat.LITERT:
         return import_litert(_declared(source, folder), target)
+    if source.format is ModelFormat.GENAI:
+        return import_genai(source, folder, target)
     if source.format is ModelFormat.ONNX:
         return import_onnx(_declared(source, folder), target)
     model = _as_pytorch(source, folder, target)
@@ -60,8 +63,9 @@ def import_beside(folder: Path, uri: str, target: Path) -> Model:
     """Return a teacher or student, in the format of its model.yaml; nothing pickled is read. Raises InvalidPackage."""
     try:
         found = load_package(folder).package.format
-        if found is ModelFormat.LITERT:
-            raise InvalidPackage("a LiteRT model can neither teach nor learn; give the PyTorch or ONNX package of it")
+        if found in (ModelFormat.LITERT, ModelFormat.GENAI):
+            kind = "LiteRT" if found is ModelFormat.LITERT else "GenAI"
+            raise InvalidPackage(f"a {kind} model can neither teach nor learn; give the PyTorch or ONNX package of it")
         return import_source(ModelSource(uri=uri, format=found), folder, target)
     except (InvalidPackage, UnsafeFormat) as error:
         raise type(error)(f"{uri}: {error}") from error

@@ -23,6 +23,10 @@ from trimtab_optimizer.streaming.shards import merge_shards, read_header
 _CONFIG: Final = "config.json"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = "pytorch_model.bin"
+_TOKENIZER: Final = (  # of which only a conversion to genai makes use
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"),
+)
 _ENTRYPOINT: Final = "huggingface_entrypoint"
 
 _TEXT: Final = ("input_ids", "attention_mask")
@@ -34,7 +38,7 @@ def import_huggingface(source: ModelSource, folder: Path, target: Path) -> Model
     config = _read_config(folder)
     package = _described(folder, config, source)
     target.mkdir(parents=True)
-    for name in (_CONFIG, "generation_config.json"):
+    for name in (_CONFIG, "generation_config.json", *_TOKENIZER):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
     weights = _lay_weights(folder, target)
@@ -43,6 +47,11 @@ def import_huggingface(source: ModelSource, folder: Path, target: Path) -> Model
     shutil.copyfile(str(huggingface_entrypoint.__file__), target / f"{_ENTRYPOINT}.py")
     changes = {"format": ModelFormat.PYTORCH, "entrypoint": f"{_ENTRYPOINT}:build", "weights": weights}
     return write_package(target, package.model_copy(update=changes))
+
+
+def is_huggingface(model: Model) -> bool:
+    """Tell whether a package was made of a Hugging Face folder here."""
+    return (model.package.entrypoint or "").startswith(f"{_ENTRYPOINT}:") and (model.folder / _CONFIG).is_file()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

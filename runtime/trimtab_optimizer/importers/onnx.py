@@ -16,7 +16,7 @@ from trimtab_optimizer.tensors import check_shape, dtype_of
 def import_onnx(model: Model, target: Path) -> Model:
     """Check an ONNX package and lay graph and external data out in `target`. Raises InvalidPackage."""
     source = model.weights
-    proto = _load(source)
+    proto = load_graph(source)
     external = {name: confined(source.parent, name) for name in external_files(proto)}
     _check(source)
     _compare("input", _inputs(proto.graph), model.package.inputs)
@@ -38,7 +38,8 @@ def external_files(proto: onnx.ModelProto) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Read a graph without its external data. Raises InvalidPackage for what is none."""
     try:
         return onnx.load(path, load_external_data=False)
     except DecodeError as error:

@@ -14,7 +14,7 @@ def count_operators(model: Model) -> dict[str, int] | None:
     """Return the operators of an ONNX or LiteRT model, branches and loops included; None for a module."""
     if model.package.format is ModelFormat.LITERT:
         return count_litert_operators(model.weights)
-    if model.package.format is not ModelFormat.ONNX:
+    if model.package.format not in (ModelFormat.ONNX, ModelFormat.GENAI):
         return None
     graph = onnx.load(model.weights, load_external_data=False).graph
     return dict(Counter(node.op_type for node in all_nodes(graph)))

@@ -7,7 +7,7 @@ from typing import Final
 
 from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
-from trimtab_api.spec import OptimizationPass
+from trimtab_api.spec import OptimizationPass, Target
 from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.memory import TENSORFLOW
 from trimtab_optimizer.package import Model, Stage, stage_of
@@ -19,6 +19,7 @@ from trimtab_optimizer.passes.prune import prune, zeroing
 from trimtab_optimizer.passes.quantize import quantize
 from trimtab_optimizer.passes.quantize_litert import why_not_on_litert
 from trimtab_optimizer.passes.static_int8 import is_large_graph
+from trimtab_optimizer.streaming.kernels import BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ _PRUNING: Final = 3.0
 _EXPORT: Final = 4.2
 _CALIBRATION: Final = 5.4
 _LITERT: Final = 15.0
+_GENAI: Final = 6.0
 
 
 def _of_pruning(item: OptimizationPass, model: Model) -> float:
@@ -65,6 +67,8 @@ def _of_quantization(item: OptimizationPass, model: Model) -> float:
 def _of_conversion(item: OptimizationPass, model: Model) -> float:
     if item.convert and item.convert.to.needs_tensorflow:
         return _LITERT
+    if item.convert and item.convert.to is Target.GENAI:
+        return _GENAI
     return 0.0 if is_large(model) else _EXPORT
 
 
@@ -81,7 +85,7 @@ def _converted(item: OptimizationPass, stage: Stage) -> Stage:
 
 
 def _quantized(item: OptimizationPass, stage: Stage) -> Stage:
-    return Stage.QUANTIZED_LITERT if stage is Stage.LITERT else Stage.QUANTIZED
+    return {Stage.LITERT: Stage.QUANTIZED_LITERT, Stage.GENAI: Stage.QUANTIZED_GENAI}.get(stage, Stage.QUANTIZED)
 
 
 def _distilled(item: OptimizationPass, stage: Stage) -> Stage:
@@ -90,6 +94,8 @@ def _distilled(item: OptimizationPass, stage: Stage) -> Stage:
 
 
 def _refuse_quantization(item: OptimizationPass, stage: Stage) -> str | None:
+    if item.quantize and stage is Stage.GENAI and (item.quantize.mode or item.quantize.dtype) not in _OF_DECODERS:
+        return "weights of a decoder can be stored in fewer bits (mode: weights), and nothing else of it"
     return why_not_on_litert(item.quantize) if item.quantize and stage is Stage.LITERT else None
 
 
@@ -127,14 +133,16 @@ def _student(item: OptimizationPass) -> bool:
 
 _MODULES: Final = frozenset({Stage.PYTORCH, Stage.PROGRAM})
 _WEIGHTS: Final = _MODULES | {Stage.ONNX}
-_GRAPHS: Final = frozenset({Stage.ONNX, Stage.LITERT})
+_GRAPHS: Final = frozenset({Stage.ONNX, Stage.LITERT, Stage.GENAI})
+_CONVERTED: Final = _WEIGHTS | {Stage.GENAI}
+_OF_DECODERS: Final = frozenset({"weights", *BITS} - {"int8"})
 
 PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {
         "prune": Pass(prune, _WEIGHTS, _as_before, _of_pruning, _refuse_pruning, edits=zeroing),
         "clip": Pass(clip, _WEIGHTS, _as_before, edits=clipping),
         "distill": Pass(distill, _WEIGHTS, _distilled, lambda item, model: _TRAINING, _refuse_distillation),
-        "convert": Pass(convert, _WEIGHTS, _converted, _of_conversion, beside=_beside_conversion),
+        "convert": Pass(convert, _CONVERTED, _converted, _of_conversion, beside=_beside_conversion),
         "quantize": Pass(quantize, _GRAPHS, _quantized, _of_quantization, _refuse_quantization),
     }
 )

@@ -24,12 +24,13 @@ import onnx
 from onnx import TensorProto
 
 from trimtab_api.errors import PassFailed
-from trimtab_api.package import ONNX_FILE
+from trimtab_api.package import MANIFEST_FILE, REPORT_FILE, SUMS_FILE
 from trimtab_api.spec import ModelFormat, OptimizationPass, Quantize
 from trimtab_optimizer.data import Dataset
+from trimtab_optimizer.importers.onnx import external_files, load_graph
 from trimtab_optimizer.measuring.latency import latency_ratio
 from trimtab_optimizer.measuring.operators import count_operators
-from trimtab_optimizer.package import Model, write_package
+from trimtab_optimizer.package import Model, share_file, write_package
 from trimtab_optimizer.passes.contract import Outcome, Workplace
 from trimtab_optimizer.passes.quantize_litert import quantize_litert
 from trimtab_optimizer.passes.resuming import place_to_write
@@ -68,7 +69,7 @@ def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
 
 def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Outcome:
     work.target.mkdir(parents=True)
-    target = work.target / ONNX_FILE
+    target = work.target / model.weights.name
     notes: dict[str, object] = {"mode": mode, "gain": "storage" if options.dtype in _FLOATS else "speed"}
     if mode == "static" and not is_large_graph(model):
         quantize_static_int8(model.weights, target, work.scratch, *_calibration(options, work))
@@ -77,9 +78,19 @@ def _quantize(options: Quantize, mode: str, model: Model, work: Workplace) -> Ou
         if not done.changed:
             raise _changed_nothing(mode)
         notes |= {"matrices": len(done.changed), "leftAlone": list(done.left)}
+    if model.package.format is ModelFormat.GENAI:
+        _share_words(model, work.target)
     made = write_package(work.target, model.package.model_copy(update={"edits": None}))
     _check_smaller(model, made, mode)
     return Outcome(made, notes | {"operators": _quantized_operators(made, mode, options.dtype)})
+
+
+def _share_words(model: Model, target: Path) -> None:
+    """Keep what a generative model has beside its graph: the configuration, tokens, the template of chats."""
+    graphs = {model.weights.name, *external_files(load_graph(model.weights)), MANIFEST_FILE, REPORT_FILE, SUMS_FILE}
+    for path in sorted(model.folder.iterdir()):
+        if path.is_file() and path.name not in graphs:
+            share_file(path, target / path.name)
 
 
 def _rewrite(model: Model, target: Path, scheme: Scheme, work: Workplace) -> Rewritten:

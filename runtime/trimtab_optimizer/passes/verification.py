@@ -10,26 +10,35 @@ from trimtab_optimizer.memory import lacks_memory
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.passes.contract import Workplace
 from trimtab_optimizer.predict import predictor_of
-from trimtab_optimizer.tensors import example_inputs, relative_difference
+from trimtab_optimizer.tensors import Arrays, example_inputs, relative_difference
 
 # Largest difference of two forms of a model, relative to the largest output where that is above one.
 TOLERANCE: Final = 1e-4
 
-_NAMES: Final = {"pytorch": "PyTorch", "onnx": "ONNX", "litert": "LiteRT"}
+_NAMES: Final = {"pytorch": "PyTorch", "onnx": "ONNX", "litert": "LiteRT", "genai": "GenAI"}
 _COMPARED_ROWS: Final = 64
 
 
-def compared(source: Model, made: Model, work: Workplace) -> dict[str, object]:
-    """Return notes of a comparison, or why there was none. Raises PassFailed where the two predict differently."""
+def compared(source: Model, made: Model, work: Workplace, rows: Arrays | None = None) -> dict[str, object]:
+    """Return notes of a comparison on rows, where none are given those of the plan, or why there was none.
+
+    Raises PassFailed where the two predict differently.
+    """
     why = lacks_memory(source, made)
-    return {"notCompared": why} if why else {"tolerance": TOLERANCE, "maxDifference": _largest(source, made, work)}
+    return (
+        {"notCompared": why}
+        if why
+        else {
+            "tolerance": TOLERANCE,
+            "maxDifference": _largest(source, made, work, rows or rows_to_compare(source.package, work)),
+        }
+    )
 
 
-def _largest(source: Model, made: Model, work: Workplace) -> float:
+def _largest(source: Model, made: Model, work: Workplace, inputs: Arrays) -> float:
     """Return the largest difference of the predictions, relative as TOLERANCE says. Raises PassFailed above it."""
     names = _NAMES[made.package.format], _NAMES[source.package.format]
     runs = [predictor_of(model, work.allow_pickle) for model in (source, made)]
-    inputs = rows_to_compare(source.package, work)
     worst = 0.0
     for rows in (inputs, {name: values[:1] for name, values in inputs.items()}):  # of another batch size too
         expected, found = (run.predict(rows) for run in runs)

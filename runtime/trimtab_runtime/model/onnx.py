@@ -33,7 +33,7 @@ class OnnxBackend:
 
     def __init__(self, file: Path, threads: int) -> None:
         self.file: str = file.name
-        self._session = _open_session(file, threads)
+        self._session = open_session(file, threads)
         self.inputs: tuple[Found, ...] = _found(self._session.get_inputs(), of_unknown_rank=False)
         # onnxruntime shows an output of unknown rank without axes
         self.outputs: tuple[Found, ...] = _found(self._session.get_outputs(), of_unknown_rank=True)
@@ -57,7 +57,11 @@ def _shape(axes: list[Any], of_unknown_rank: bool) -> tuple[int, ...] | None:
     return tuple(axis if isinstance(axis, int) and axis >= 0 else -1 for axis in axes)
 
 
-def _open_session(file: Path, threads: int) -> Any:
+def open_session(file: Path, threads: int, spins: bool = False) -> Any:
+    """Load a graph. Threads that spin while they wait are for graphs that run all the time.
+
+    Raises InvalidPackage where it cannot be loaded.
+    """
     # Since 1.29 the official Linux builds report sessions to their maker unless this is set before the library is
     # loaded (Privacy.md of the package); to switch it off afterwards is too late for the first event.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -67,8 +71,8 @@ def _open_session(file: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # a failure reaches us as an exception; its text need not be on stderr as well
-    # Threads that spin while they wait fight the event loop for a small pod's CPU.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # In a small pod they fight the event loop for its CPU.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base for what it raises

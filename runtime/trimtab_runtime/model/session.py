@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 
-from trimtab_api.errors import InvalidPackage, InvalidSpec
+from trimtab_api.errors import InvalidPackage
 from trimtab_api.package import LITERT_FILE, MANIFEST_FILE, ONNX_FILE, ModelPackage, Tensor
 from trimtab_api.spec import ModelFormat
 from trimtab_runtime.model.backend import Backend, Found
 from trimtab_runtime.model.litert import LitertBackend
+from trimtab_runtime.model.manifest import read_manifest
 from trimtab_runtime.model.onnx import OnnxBackend
 from trimtab_runtime.model.sums import verified
 from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of
@@ -49,7 +49,7 @@ class Model:
 def load_model(folder: Path, threads: int) -> Model:
     """Load, check and warm up the artifact in a folder. Raises InvalidPackage naming what is wrong."""
     with verified(folder):
-        package = _read_package(folder)
+        package = read_manifest(folder)
         backend = _open(folder, package, threads)
         _compare("input", package.inputs, backend.inputs, backend.file)
         _compare("output", package.outputs, backend.outputs, backend.file)
@@ -63,13 +63,6 @@ def _give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _read_package(folder: Path) -> ModelPackage:
-    try:
-        return ModelPackage.parse(yaml.safe_load((folder / MANIFEST_FILE).read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, InvalidSpec) as error:
-        raise InvalidPackage(f"{MANIFEST_FILE} cannot be read: {error}") from error
 
 
 def _open(folder: Path, package: ModelPackage, threads: int) -> Backend:

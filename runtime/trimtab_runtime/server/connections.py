@@ -6,19 +6,29 @@ once it is old, and every one is asked to while the process drains.
 
 import asyncio
 import random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
-from trimtab_runtime.dataplane import DataPlane
 
 _CONNECTION: Final = "trimtab.connection"
 _JITTER: Final = 0.1
 _MAX_HEAD: Final = 64 << 10  # bytes of a message beside its body, not counting those that came with its beginning
 _FRAMING: Final = 9  # bytes that a byte of a body may take, as a chunk of its own
 _CLOSE: Final = (b"connection", b"close")
+
+
+class Served(Protocol):
+    """What a server serves. `ready` turns false when the process begins to drain, and stays so."""
+
+    ready: bool
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
 
 
 class Connection:
@@ -133,7 +143,7 @@ class TimedProtocol(HttpToolsProtocol):
 class BoundedConnections:
     """ASGI middleware that asks old connections, and all of them during a drain, to end."""
 
-    def __init__(self, app: ASGIApp, plane: DataPlane, max_age_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, plane: Served, max_age_seconds: float) -> None:
         self._app = app
         self._plane = plane
         self._max_age = max_age_seconds

@@ -1,23 +1,14 @@
-"""Start and stop. Ready only after a warm-up; on SIGTERM not ready first, then a drain, then the end.
-
-Endpoint removal and SIGTERM go different ways through Kubernetes, so new connections still arrive for some seconds
-after SIGTERM. The listeners stay open that long, and no request that was sent is lost.
-"""
+"""Put a server of one model together. Ready only after a warm-up."""
 
 import asyncio
 import gc
 import math
-import os
-import signal
-import socket
 import threading
 from functools import partial
-from types import FrameType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import uvicorn
 
-from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.batcher import Batcher, Limits
@@ -28,6 +19,7 @@ from trimtab_runtime.logs import say
 from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.session import Model, load_model
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
+from trimtab_runtime.server.draining import DrainingServer, GrpcServer, certificates_of, rest_config
 from trimtab_runtime.server.explaining import Explaining
 from trimtab_runtime.server.fast import FastProtocol, Inference
 from trimtab_runtime.server.metrics import ServerMetrics, all_started
@@ -36,7 +28,6 @@ from trimtab_runtime.server.rest import make_app
 from trimtab_runtime.server.tls import Certificates
 from trimtab_runtime.server.tracing import Tracing, open_tracing
 
-_FINISH_SECONDS: Final = 15  # for what is in flight at the end of the drain
 _LOOK_SECONDS: Final = 0.01
 _LAST_SPANS_SECONDS: Final = 3.0
 
@@ -49,7 +40,7 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     metrics = ServerMetrics(name, config.revision, place.tallies, place.process, tracing)
     batcher = _batcher(config, model, metrics)
     plane = DataPlane(name, config.revision, model, batcher, Intake(config.intake_bytes, metrics.intake_cell))
-    certificates = _certificates(config)
+    certificates = certificates_of(config)
     grpc = _grpc_server(config, plane, metrics, certificates)
     _collect_seldom()
     explaining = Explaining(config.explainer, plane, config.model_dir)
@@ -102,95 +93,6 @@ def _batcher(config: RuntimeConfig, model: Model, metrics: ServerMetrics) -> Bat
     return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape, pieces)
 
 
-class GrpcServer(Protocol):
-    """What both gRPC servers do."""
-
-    port: int
-
-    async def start(self) -> None:
-        """Open the port."""
-
-    async def drain(self) -> None:
-        """Say that nothing is served any more, and go on serving."""
-
-    async def stop(self, grace_seconds: float) -> None:
-        """End, once what is in flight is answered."""
-
-
-class DrainingServer(uvicorn.Server):
-    """uvicorn that answers SIGTERM with a drain, and ends the gRPC server along with itself."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        plane: DataPlane,
-        grpc: GrpcServer | None,
-        drain_seconds: float,
-        certificates: Certificates | None,
-    ) -> None:
-        super().__init__(config)
-        self._certificates = certificates
-        self._plane = plane
-        self._grpc = grpc
-        self._drain_seconds = drain_seconds
-        self._drain: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the drain on SIGTERM. A second signal, or SIGINT, ends without one: somebody is waiting."""
-        self._loop.call_soon_threadsafe(self._end if sig == signal.SIGINT or not self._plane.ready else self._begin)
-
-    def _begin(self) -> None:
-        self._plane.ready = False
-        self._drain = asyncio.create_task(self._end_slowly())
-
-    async def _end_slowly(self) -> None:
-        say("draining", seconds=self._drain_seconds)
-        if self._grpc is not None:
-            await self._grpc.drain()
-        await asyncio.sleep(self._drain_seconds)
-        self._end()
-
-    def _end(self) -> None:
-        self._plane.ready = False
-        self.should_exit = True
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open gRPC, then REST: once readiness can be asked for, both answer."""
-        if self._grpc is not None:
-            await self._grpc.start()
-        await super().startup(sockets)
-        rest = self.servers[0].sockets[0].getsockname()[1]
-        grpc = self._grpc.port if self._grpc else None
-        say("serving", model=self._plane.name, revision=self._plane.version, rest=rest, grpc=grpc, pid=os.getpid())
-
-    async def on_tick(self, counter: int) -> bool:
-        """Look through the connections and the certificate every second; uvicorn calls this ten times as often."""
-        if counter % 10 == 0:
-            if self._certificates is not None:
-                self._certificates.renew()
-            now = self._loop.time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, TimedProtocol):
-                    connection.sweep(now)
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, let both protocols finish what is in flight, close idle connections."""
-        ends = [super().shutdown(sockets)]
-        if self._grpc is not None:
-            ends.append(self._grpc.stop(_FINISH_SECONDS))
-        await asyncio.gather(*ends)
-
-
-def _certificates(config: RuntimeConfig) -> Certificates | None:
-    if config.tls_certificate is None and config.tls_key is None and config.tls_client_ca is None:
-        return None
-    if config.tls_certificate is None or config.tls_key is None:
-        raise InvalidSpec("TRIMTAB_TLS_CERTIFICATE and TRIMTAB_TLS_KEY have to be set together")
-    return Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
-
-
 def _grpc_server(
     config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics, certificates: Certificates | None
 ) -> GrpcServer | None:
@@ -217,24 +119,8 @@ def _rest_config(
     explaining: Explaining,
 ) -> uvicorn.Config:
     app = make_app(plane, metrics, "rest" in config.protocols, explaining)
-    made = uvicorn.Config(
-        BoundedConnections(app, plane, config.max_connection_age_seconds),
-        host=config.host,
-        port=config.rest_port,
-        http=_protocol(config, plane, metrics),
-        loop="none",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=config.keep_alive_seconds,  # type: ignore[arg-type]  # it is only compared
-        timeout_graceful_shutdown=_FINISH_SECONDS,
-    )
-    made.load()
-    made.ssl = certificates.rest if certificates else None
-    return made
+    bounded = BoundedConnections(app, plane, config.max_connection_age_seconds)
+    return rest_config(config, bounded, _protocol(config, plane, metrics), certificates)
 
 
 def _protocol(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> Any:

@@ -180,7 +180,8 @@ class ServerMetrics:
         yield _histogram("trimtab_batch_rows", "Rows of a run.", _BATCH_ROWS, row)
         yield _histogram("trimtab_run_duration_seconds", "Duration of runs of the model.", _RUN_SECONDS, row)
         if self._learned is not None:
-            yield from _batching(self._learned)
+            learned = self._learned
+            yield from batching(learned.batch_rows, learned.difference, learned.is_safe)
         text = "Processes that were ready to serve; if more than there are, some died."
         yield CounterMetricFamily("trimtab_process_starts", text, row[_STARTS])
         info = GaugeMetricFamily("trimtab_model_info", "The model served.", labels=names[:2])
@@ -201,12 +202,13 @@ class Outcome:
         return None if self.trace is None else self.trace.spent
 
 
-def _batching(learned: Learned) -> Iterator[Metric]:
-    yield GaugeMetricFamily("trimtab_batching_rows", "Most rows that run together.", learned.batch_rows)
+def batching(rows: int, difference: float, is_safe: bool) -> Iterator[Metric]:
+    """Yield how a server batches, which an operator asks for."""
+    yield GaugeMetricFamily("trimtab_batching_rows", "Most rows that run together.", rows)
     text = "By how much answers differ in company, as a part of the largest output."
-    yield GaugeMetricFamily("trimtab_batching_difference", text, learned.difference)
+    yield GaugeMetricFamily("trimtab_batching_difference", text, difference)
     text = "Whether that is within the tolerance: 1 where requests run together, 0 where they run one by one."
-    yield GaugeMetricFamily("trimtab_batching_safe", text, learned.is_safe)
+    yield GaugeMetricFamily("trimtab_batching_safe", text, is_safe)
 
 
 def _histogram(name: str, text: str, distribution: _Distribution, row: Sequence[float]) -> Metric:

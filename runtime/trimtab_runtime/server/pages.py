@@ -30,9 +30,15 @@ def routes(plane: DataPlane, explains: bool) -> list[Route]:
     async def openapi(_: Request) -> Response:
         return json_response(document(plane, explains))
 
-    async def page(request: Request) -> Response:
-        if "text/html" not in request.headers.get("accept", ""):  # KServe's clients ask here whether we live
-            return json_response({"status": "alive"})
-        return Response(_PAGE.read_bytes(), media_type="text/html", headers={"content-security-policy": _POLICY})
+    return [Route("/openapi.json", openapi), page_route(_PAGE)]
 
-    return [Route("/openapi.json", openapi), Route("/", page)]
+
+def page_route(file: Path) -> Route:
+    """Return the route of a page for people; KServe's clients ask there whether we live."""
+
+    async def page(request: Request) -> Response:
+        if "text/html" not in request.headers.get("accept", ""):
+            return json_response({"status": "alive"})
+        return Response(file.read_bytes(), media_type="text/html", headers={"content-security-policy": _POLICY})
+
+    return Route("/", page)

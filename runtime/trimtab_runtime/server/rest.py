@@ -1,17 +1,16 @@
 """The REST application: routes of the Open Inference Protocol, /predict, /metrics, and what other modules add."""
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, DataPlane
+from trimtab_runtime.dataplane import EXTENSIONS, DataPlane
 from trimtab_runtime.protocol import plain, rest
 from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.protocol.request import InferRequest, Spent
-from trimtab_runtime.server import pages, v1
+from trimtab_runtime.server import health, pages, v1
 from trimtab_runtime.server.answers import (
     HEADER_LENGTH,
     Answer,
@@ -22,7 +21,7 @@ from trimtab_runtime.server.answers import (
     writer_of,
 )
 from trimtab_runtime.server.explaining import Explaining
-from trimtab_runtime.server.handling import counted, json_response, read_body, response
+from trimtab_runtime.server.handling import counted, read_body, response
 from trimtab_runtime.server.metrics import ServerMetrics
 
 
@@ -30,54 +29,24 @@ def make_app(
     plane: DataPlane, metrics: ServerMetrics, inference: bool = True, explaining: Explaining | None = None
 ) -> Starlette:
     """Return the application over a data plane; without `inference` it has health, metadata and metrics only."""
-    views = _Views(plane, metrics)
-    routes = [
-        Route("/healthz", views.live),
-        Route("/metrics", views.metrics),
-        Route("/v2", views.server_metadata),
-        Route("/v2/", views.server_metadata),
-        Route("/v2/health/live", views.live),
-        Route("/v2/health/ready", views.ready),
-    ]
-    for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        routes += [Route(model, views.model_metadata), Route(f"{model}/ready", views.model_ready)]
-        if inference:
-            routes.append(Route(f"{model}/infer", counted(views.infer, metrics), methods=["POST"]))
+    views = _Views(plane)
+    routes = health.routes(plane, [metrics], EXTENSIONS)
     if inference:
+        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes.append(Route(f"{model}/infer", counted(views.infer, metrics), methods=["POST"]))
         routes.append(Route("/predict", counted(views.predict, metrics), methods=["POST"]))
         explains = explaining is not None and explaining.is_there
         routes += [*v1.routes(plane, metrics), *pages.routes(plane, explains)]
         routes += explaining.routes() if explaining is not None else []
-    app = Starlette(routes=routes, exception_handlers={RequestError: _refuse, HTTPException: _no_route})
+    app = Starlette(routes=routes, exception_handlers={RequestError: refuse, HTTPException: no_route})
     app.router.redirect_slashes = False
     return app
 
 
 class _Views:
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics) -> None:
+    def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
-        self._metrics = metrics
         self._writer = writer_of(plane)
-
-    async def live(self, _: Request) -> Response:
-        return json_response({"live": True})
-
-    async def ready(self, _: Request) -> Response:
-        return json_response({"ready": self._plane.ready}, 200 if self._plane.ready else 503)
-
-    async def metrics(self, _: Request) -> Response:
-        return Response(generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST)
-
-    async def server_metadata(self, _: Request) -> Response:
-        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
-
-    async def model_metadata(self, request: Request) -> Response:
-        self._find(request)
-        return json_response(self._plane.metadata())
-
-    async def model_ready(self, request: Request) -> Response:
-        self._find(request)
-        return json_response({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
 
     async def infer(self, request: Request, spent: Spent | None) -> Response:
         self._find(request)
@@ -97,11 +66,13 @@ class _Views:
         self._plane.find(request.path_params["model"], request.path_params.get("version"))
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
+async def refuse(_: Request, error: Exception) -> Response:
+    """Answer an error that no handler took."""
     return response(error_answer(error))
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
+async def no_route(request: Request, error: Exception) -> Response:
+    """Answer a call that goes nowhere."""
     assert isinstance(error, HTTPException)
     text = f"{request.method} {request.url.path}: {error.detail.lower()}; GET /v2 and its models are served here"
     return response(text_answer(error.status_code, text, tuple((error.headers or {}).items())))

@@ -58,6 +58,12 @@ def attention_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _train("attention", tmp_path_factory.mktemp("attention"))
 
 
+@pytest.fixture(scope="session")
+def counting_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The counting example, trained: model/, a Hugging Face folder, and data-test/."""
+    return _train("counting", tmp_path_factory.mktemp("counting"))
+
+
 @pytest.fixture
 def source(digits_build: Path) -> Any:
     """The digits model; a file of tests may have another source."""
@@ -124,6 +130,15 @@ def attention(attention_build: Path, publish: Callable[[Path, str], str]) -> dic
         "model": publish(attention_build / "model", "models/attention"),
         "train": publish(attention_build / "data-train", "data/attention-train"),
         "test": publish(attention_build / "data-test", "data/attention-test"),
+    }
+
+
+@pytest.fixture
+def counting(counting_build: Path, publish: Callable[[Path, str], str]) -> dict[str, str]:
+    """The counting example in the registry: URIs of `model` and `test`."""
+    return {
+        "model": publish(counting_build / "model", "models/counting"),
+        "test": publish(counting_build / "data-test", "data/counting-test"),
     }
 
 

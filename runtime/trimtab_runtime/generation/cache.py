@@ -1,0 +1,68 @@
+"""Keys and values of the tokens so far, in one array for each layer, a row for each sequence, within a budget.
+
+Attention (the operator GroupQueryAttention) reads a row's first tokens and writes the new ones behind them, in place.
+So rows of different lengths run together, and what nobody uses any more can be the beginning of another answer.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from trimtab_runtime.generation.folder import Folder
+from trimtab_runtime.protocol.tensors import Array
+
+_STEP: Final = 128  # tokens, by which rows grow
+
+
+class Cache:
+    """`arrays[0]` are keys and `arrays[1]` values: [rows, heads, capacity, head size] for each layer."""
+
+    def __init__(self, folder: Folder, kind: "np.dtype[Any]", budget: int) -> None:
+        self._shape = (folder.heads, folder.head_size)
+        self._kind = kind
+        self._token_bytes = folder.token_bytes(kind.itemsize)
+        self._budget = budget
+        self.rows = self.capacity = 0
+        self.arrays: list[list[Array]] = [[self._made(0, 0) for _ in range(folder.layers)] for _ in range(2)]
+
+    @property
+    def most_tokens(self) -> int:
+        """Return how long a sequence can become that is alone."""
+        return self._budget // self._token_bytes // _STEP * _STEP
+
+    def has_room(self, rows: int, tokens: int) -> bool:
+        """Tell whether as many sequences of at most as many tokens are within the budget."""
+        return rows * _rounded(tokens) * self._token_bytes <= self._budget
+
+    def reserve(self, rows: int, tokens: int, most_rows: int) -> None:
+        """Make room for as many sequences of as many tokens, and keep what the first rows hold.
+
+        More rows than asked for are taken where they are within the budget, so that this happens seldom; what is
+        never written to takes no memory.
+        """
+        if rows <= self.rows and tokens <= self.capacity:
+            return
+        capacity = _rounded(tokens)
+        affordable = self._budget // (capacity * self._token_bytes)
+        rows = max(rows, min(most_rows, affordable))
+        for arrays in self.arrays:
+            for layer, old in enumerate(arrays):
+                new = self._made(rows, capacity)
+                kept, length = min(rows, self.rows), min(capacity, self.capacity)
+                new[:kept, :, :length] = old[:kept, :, :length]
+                arrays[layer] = new
+        self.rows, self.capacity = rows, capacity
+
+    def swap(self, one: int, other: int, tokens: int) -> None:
+        """Exchange what two rows hold, as far as `tokens`."""
+        for arrays in self.arrays:
+            for array in arrays:
+                array[[one, other], :, :tokens] = array[[other, one], :, :tokens]
+
+    def _made(self, rows: int, capacity: int) -> Array:
+        heads, size = self._shape
+        return np.zeros((rows, heads, capacity, size), self._kind)
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // _STEP) * _STEP

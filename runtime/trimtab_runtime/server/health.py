@@ -1,0 +1,71 @@
+"""What every server tells of itself: whether it lives, whether it is ready, what it serves, and its metrics."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trimtab_runtime.dataplane import SERVER_NAME, SERVER_VERSION
+from trimtab_runtime.server.connections import Served
+from trimtab_runtime.server.handling import json_response
+
+
+class Described(Served, Protocol):
+    """A model that has metadata, as the Open Inference Protocol words it."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the metadata."""
+
+    def find(self, name: str, version: str | None) -> None:
+        """Raise UnknownModel unless this is the model that is served."""
+
+
+def routes(plane: Described, collectors: Sequence[Collector], extensions: Sequence[str]) -> list[Route]:
+    """Return the routes that need no inference."""
+    views = _Views(plane, collectors, extensions)
+    found = [
+        Route("/healthz", views.live),
+        Route("/metrics", views.metrics),
+        Route("/v2", views.server_metadata),
+        Route("/v2/", views.server_metadata),
+        Route("/v2/health/live", views.live),
+        Route("/v2/health/ready", views.ready),
+    ]
+    for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        found += [Route(model, views.model_metadata), Route(f"{model}/ready", views.model_ready)]
+    return found
+
+
+class _Views:
+    def __init__(self, plane: Described, collectors: Sequence[Collector], extensions: Sequence[str]) -> None:
+        self._plane = plane
+        self._collectors = collectors
+        self._extensions = extensions
+
+    async def live(self, _: Request) -> Response:
+        return json_response({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        return json_response({"ready": self._plane.ready}, 200 if self._plane.ready else 503)
+
+    async def metrics(self, _: Request) -> Response:
+        content = b"".join(generate_latest(collector) for collector in self._collectors)
+        return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+    async def server_metadata(self, _: Request) -> Response:
+        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": self._extensions})
+
+    async def model_metadata(self, request: Request) -> Response:
+        self._find(request)
+        return json_response(self._plane.metadata())
+
+    async def model_ready(self, request: Request) -> Response:
+        self._find(request)
+        return json_response({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
+
+    def _find(self, request: Request) -> None:
+        self._plane.find(request.path_params["model"], request.path_params.get("version"))
