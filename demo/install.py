@@ -36,7 +36,8 @@ def push_example(target: Target, name: str) -> None:
     """Train an example where that was not done yet, and push its model and data."""
     build = trained(name)
     for folder, place in packages_of(name).items():
-        push(target, build / folder, place)
+        if (build / folder).exists():
+            push(target, build / folder, place)
 
 
 def push(target: Target, folder: Path, place: str) -> str:
@@ -59,7 +60,7 @@ def packages_of(example: str) -> dict[str, str]:
 def trained(example: str) -> Path:
     """Return the folder of a trained example, after training it where that was not done yet."""
     build = EXAMPLES / example / "build"
-    if not (build / "model/model.yaml").exists():
+    if not (build / "data-test").exists():  # what is written last
         print(f"training the {example} example", flush=True)
         _run([sys.executable, str(EXAMPLES / example / "train.py"), "--out", str(build)])
     return build

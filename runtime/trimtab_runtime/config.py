@@ -26,6 +26,7 @@ _HELP: Final = {
     "MAX_WAIT_SECONDS": "expected wait above which a request is refused (default 1)",
     "CACHE_MIB": "of a generative model: MiB of keys and values of the tokens that are held (default 256)",
     "ANSWER_TOKENS": "of a generative model: most tokens of an answer, where a caller does not say (default 1024)",
+    "DECODER": "of a generative model: auto, together where a trial allows it, or single, one by one (default auto)",
     "INTAKE_MIB": "MiB of requests that may be on their way at once, in each process (default 256)",
     "FAST_PATH": "1: inference calls go past the web framework; 0: through it (default 1)",
     "DRAIN_SECONDS": "how long to go on answering after SIGTERM (default 5)",
@@ -63,6 +64,7 @@ class RuntimeConfig:
     max_wait_seconds: float
     cache_bytes: int
     answer_tokens: int
+    decoder: str
     intake_bytes: int
     fast_path: bool
     drain_seconds: float
@@ -100,6 +102,7 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         max_wait_seconds=settings.number("MAX_WAIT_SECONDS", 1.0, 0.0, 3600.0),
         cache_bytes=settings.number("CACHE_MIB", 256, 1, 1 << 20) << 20,
         answer_tokens=settings.number("ANSWER_TOKENS", 1024, 1, 1 << 20),
+        decoder=settings.one_of("DECODER", ("auto", "single")),
         intake_bytes=settings.number("INTAKE_MIB", 256, 1, 1 << 20) << 20,
         fast_path=settings.switch("FAST_PATH", 1),
         drain_seconds=settings.number("DRAIN_SECONDS", 5.0, 0.0, 3600.0),

@@ -15,6 +15,7 @@ import conformance
 import costs
 import endings
 import footprint
+import generation
 import large_checkpoint
 import memory
 import methods
@@ -44,6 +45,7 @@ HERE = {
     "peers": peers.measure,
     "serving": serving.measure,
     "conformance": conformance.measure,
+    "generation": generation.measure,
     "starts": starts.measure,
     "costs": costs.measure,
     "endings": endings.measure,

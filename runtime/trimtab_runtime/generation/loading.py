@@ -36,6 +36,11 @@ def load_decoder(folder: Folder, threads: int, most_rows: int, budget: int) -> L
     except Exception as error:  # a graph that is made otherwise fails wherever it likes
         cause = str(error)
     say("sequences do not run together; onnxruntime-genai runs them one by one", cause=cause[:500])
+    return load_single(folder, threads, most_rows, budget)
+
+
+def load_single(folder: Folder, threads: int, most_rows: int, budget: int) -> Loaded:
+    """Load the decoder to run sequences one by one. Raises InvalidPackage where it cannot be loaded."""
     single = SingleDecoder(folder, threads, most_rows, budget)
     _tried(single, folder)
     return Loaded(_roomy(single), None)

@@ -63,9 +63,9 @@ def grpc_logits(port: int, rows: Logits) -> Logits:
 
 
 @contextlib.contextmanager
-def forwarded(target: Target, namespace: str, port: int) -> Iterator[int]:
-    """Give a port of this machine that leads to one of the Service of digits."""
-    command = [*target.kubectl_command(), "-n", namespace, "port-forward", "service/digits", f":{port}"]
+def forwarded(target: Target, namespace: str, port: int, service: str = "digits") -> Iterator[int]:
+    """Give a port of this machine that leads to one of a Service."""
+    command = [*target.kubectl_command(), "-n", namespace, "port-forward", f"service/{service}", f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout

@@ -11,7 +11,7 @@ from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.generation.engine import Engine
 from trimtab_runtime.generation.folder import read_folder
-from trimtab_runtime.generation.loading import load_decoder
+from trimtab_runtime.generation.loading import load_decoder, load_single
 from trimtab_runtime.generation.words import Words
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.logs import say
@@ -61,7 +61,8 @@ def _plane(
         folder = read_folder(config.model_dir)
         words = Words(folder)
         threads = config.threads or available_cpus()
-        loaded = load_decoder(folder, threads, config.max_batch_size, config.cache_bytes)
+        load = load_decoder if config.decoder == "auto" else load_single
+        loaded = load(folder, threads, config.max_batch_size, config.cache_bytes)
     decoder = loaded.decoder
     say("learned", together=loaded.difference is not None, difference=loaded.difference, mostTokens=decoder.most_tokens)
     generation.learned(config.max_batch_size, loaded.difference)
