@@ -38,8 +38,12 @@ def _work(config: RuntimeConfig, place: Place) -> None:
 
 
 async def _serve(config: RuntimeConfig, place: Place) -> None:
-    """Serve what the package says that it is; neither kind loads what only the other needs."""
-    if is_generative(config.model_dir):
+    """Serve what the package says that it is; no kind loads what only another needs."""
+    if config.engine is not None:
+        from trimtab_runtime.server.generative.front import serve_front
+
+        await serve_front(config, place)
+    elif is_generative(config.model_dir):
         from trimtab_runtime.server.generative.lifecycle import serve_generative
 
         await serve_generative(config, place)

@@ -36,6 +36,8 @@ _HELP: Final = {
     "READ_TIMEOUT_SECONDS": "in which a request has to have arrived (default 60)",
     "KEEP_ALIVE_SECONDS": "how long a connection may be idle (default 75: callers and proxies close theirs before)",
     "MAX_CONNECTION_AGE_SECONDS": "age at which a connection is asked to end (default 30)",
+    "ENGINE": "URL of another engine with an API as OpenAI's, which this server stands before (default none)",
+    "ENGINE_PROBE": "its path that tells whether it is ready (default /health)",
     "EXPLAINER": "who explains answers: the URL of a trimtab-explainer, process for one of our own, or none (default)",
     "ACCESS_LOG": "1: a line of the log for each inference call (default 0)",
     "SERVER_TIMING": "1: answers over REST have a header Server-Timing (default 0)",
@@ -74,6 +76,8 @@ class RuntimeConfig:
     read_timeout_seconds: float
     keep_alive_seconds: float
     max_connection_age_seconds: float
+    engine: str | None
+    engine_probe: str
     explainer: str | None
     access_log: bool
     server_timing: bool
@@ -112,6 +116,8 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         read_timeout_seconds=settings.number("READ_TIMEOUT_SECONDS", 60.0, 0.1, 86_400.0),
         keep_alive_seconds=settings.number("KEEP_ALIVE_SECONDS", 75.0, 0.1, 86_400.0),
         max_connection_age_seconds=settings.number("MAX_CONNECTION_AGE_SECONDS", 30.0, 0.1, 86_400.0),
+        engine=_engine(settings.text("ENGINE", "")),
+        engine_probe=settings.text("ENGINE_PROBE", "/health"),
         explainer=_explainer(settings.text("EXPLAINER", "none")),
         access_log=settings.switch("ACCESS_LOG"),
         server_timing=settings.switch("SERVER_TIMING"),
@@ -134,6 +140,12 @@ def _is_address(url: str) -> bool:
         return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
     except ValueError:
         return False
+
+
+def _engine(text: str) -> str | None:
+    if text and not _is_address(text):
+        raise InvalidSpec(f"TRIMTAB_ENGINE is {text!r}; it has to be a URL such as http://127.0.0.1:8000")
+    return text or None
 
 
 def _explainer(text: str) -> str | None:

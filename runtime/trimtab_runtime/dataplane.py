@@ -46,6 +46,10 @@ class DataPlane:
             "outputs": [_describe(item) for item in self.package.outputs],
         }
 
+    async def is_up(self) -> bool:
+        """Tell whether requests can be answered now."""
+        return self.ready
+
     def check_room(self) -> None:
         """Raise Busy where no request can be taken, so that none is read in vain."""
         self._batcher.check_room()

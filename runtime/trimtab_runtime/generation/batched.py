@@ -56,7 +56,7 @@ class BatchedDecoder:
 
     def reserve(self, rows: int, tokens: int) -> None:
         """Let the cache grow."""
-        self._cache.reserve(rows, tokens, self._most_rows)
+        self._cache.reserve(rows, tokens, self._most_rows, self._lengths.tolist())
         lengths = np.zeros(self._cache.rows, np.int64)
         kept = min(len(lengths), len(self._lengths))
         lengths[:kept] = np.minimum(self._lengths[:kept], self._cache.capacity)

@@ -4,6 +4,7 @@ Attention (the operator GroupQueryAttention) reads a row's first tokens and writ
 So rows of different lengths run together, and what nobody uses any more can be the beginning of another answer.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -34,8 +35,8 @@ class Cache:
         """Tell whether as many sequences of at most as many tokens are within the budget."""
         return rows * _rounded(tokens) * self._token_bytes <= self._budget
 
-    def reserve(self, rows: int, tokens: int, most_rows: int) -> None:
-        """Make room for as many sequences of as many tokens, and keep what the first rows hold.
+    def reserve(self, rows: int, tokens: int, most_rows: int, lengths: Sequence[int]) -> None:
+        """Make room for as many sequences of as many tokens, and keep what rows hold, by their lengths.
 
         More rows than asked for are taken where they are within the budget, so that this happens seldom; what is
         never written to takes no memory.
@@ -48,8 +49,9 @@ class Cache:
         for arrays in self.arrays:
             for layer, old in enumerate(arrays):
                 new = self._made(rows, capacity)
-                kept, length = min(rows, self.rows), min(capacity, self.capacity)
-                new[:kept, :, :length] = old[:kept, :, :length]
+                for row, length in enumerate(lengths[:rows]):
+                    kept = min(length, capacity)
+                    new[row, :, :kept] = old[row, :, :kept]
                 arrays[layer] = new
         self.rows, self.capacity = rows, capacity
 

@@ -20,6 +20,9 @@ class Described(Served, Protocol):
     def metadata(self) -> dict[str, Any]:
         """Return the metadata."""
 
+    async def is_up(self) -> bool:
+        """Tell whether requests can be answered now."""
+
     def find(self, name: str, version: str | None) -> None:
         """Raise UnknownModel unless this is the model that is served."""
 
@@ -50,7 +53,8 @@ class _Views:
         return json_response({"live": True})
 
     async def ready(self, _: Request) -> Response:
-        return json_response({"ready": self._plane.ready}, 200 if self._plane.ready else 503)
+        ready = await self._plane.is_up()
+        return json_response({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, _: Request) -> Response:
         content = b"".join(generate_latest(collector) for collector in self._collectors)
@@ -65,7 +69,8 @@ class _Views:
 
     async def model_ready(self, request: Request) -> Response:
         self._find(request)
-        return json_response({"name": self._plane.name, "ready": self._plane.ready}, 200 if self._plane.ready else 503)
+        ready = await self._plane.is_up()
+        return json_response({"name": self._plane.name, "ready": ready}, 200 if ready else 503)
 
     def _find(self, request: Request) -> None:
         self._plane.find(request.path_params["model"], request.path_params.get("version"))

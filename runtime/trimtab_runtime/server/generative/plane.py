@@ -10,6 +10,7 @@ from trimtab_runtime.generation.words import Words
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.protocol.errors import UnknownModel
 from trimtab_runtime.protocol.openai import Reader
+from trimtab_runtime.server.connections import Served
 
 EXTENSIONS: Final = ("generate",)
 _PLATFORM: Final = "onnxruntime_genai"
@@ -29,19 +30,15 @@ class GenerativePlane:
 
     def find(self, name: str | None, version: str | None = None) -> None:
         """Raise UnknownModel unless this is the model that is served; a request that names none means it."""
-        if name not in (None, self.name) or version not in (None, self.version):
-            raise UnknownModel(f"there is no model {name}; this server has {self.name} version {self.version}")
+        find(self, name, version)
+
+    async def is_up(self) -> bool:
+        """Tell whether requests can be answered now."""
+        return self.ready
 
     def metadata(self) -> dict[str, Any]:
-        """Return the metadata of the model: text in, text out."""
-        text = {"datatype": "BYTES", "shape": [1]}
-        return {
-            "name": self.name,
-            "versions": [self.version],
-            "platform": _PLATFORM,
-            "inputs": [{"name": "text_input", **text}],
-            "outputs": [{"name": "text_output", **text}],
-        }
+        """Return the metadata of the model."""
+        return described(self.name, self.version, _PLATFORM)
 
     def answers(self, asked: Sequence[Asked]) -> "Answers":
         """Have answers made. Raises BadRequest and Busy; then none is."""
@@ -78,6 +75,24 @@ class Answers:
 
     def _taker(self, index: int) -> Any:
         return lambda piece: self._queue.put_nowait((index, piece))
+
+
+def find(served: Served, name: str | None, version: str | None) -> None:
+    """Raise UnknownModel unless this is the model that is served."""
+    if name not in (None, served.name) or version not in (None, served.version):
+        raise UnknownModel(f"there is no model {name}; this server has {served.name} version {served.version}")
+
+
+def described(name: str, version: str, platform: str) -> dict[str, Any]:
+    """Return metadata of a model that generates, as the Open Inference Protocol words it: text in, text out."""
+    text = {"datatype": "BYTES", "shape": [1]}
+    return {
+        "name": name,
+        "versions": [version],
+        "platform": platform,
+        "inputs": [{"name": "text_input", **text}],
+        "outputs": [{"name": "text_output", **text}],
+    }
 
 
 def teller(loop: asyncio.AbstractEventLoop) -> Any:

@@ -2,28 +2,24 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any, Final
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from trimtab_runtime.protocol.errors import Busy, UnknownModel
 from trimtab_runtime.protocol.openai import Chat, Completion, Generate, Prompts, read_request
 from trimtab_runtime.protocol.openai_answers import ChatForm, CompletionForm, Form, usage
-from trimtab_runtime.server.answers import CLIENT_LEFT, error_answer
+from trimtab_runtime.server.answers import error_answer
 from trimtab_runtime.server.generative.plane import Answers, GenerativePlane
-from trimtab_runtime.server.generative.streams import Stream, all_of, event, whole
+from trimtab_runtime.server.generative.streams import Handler, Refuse, Stream, all_of, event, lasting_route, whole
 from trimtab_runtime.server.handling import json_response, read_body, response
 from trimtab_runtime.server.metrics import ServerMetrics
-from trimtab_runtime.server.tracing import TRACE_PARENT
 
 _DONE: Final = b"data: [DONE]\n\n"
-
-Handler = Callable[[Request], Awaitable[Response]]
-Refuse = Callable[[Exception], Response]
 
 
 def routes(plane: GenerativePlane, metrics: ServerMetrics) -> list[Route]:
@@ -137,29 +133,4 @@ async def _events(answers: Answers, form: Form, choices: int, tells_usage: bool)
 
 
 def _post(path: str, handler: Handler, metrics: ServerMetrics, refuse: Refuse) -> Route:
-    """Return a route whose calls are counted when their last byte is on its way, whatever becomes of them."""
-
-    async def handle(request: Request) -> Response:
-        began, trace = metrics.begin(), metrics.trace(request.headers.get(TRACE_PARENT))
-        code = "500"
-        found: Response | None = None
-        try:
-            found = await _settled(handler, request, refuse)
-            code = str(found.status_code)
-            return found
-        finally:
-            if isinstance(found, Stream):
-                found.ended = lambda code: metrics.end("rest", code, began, trace)
-            else:
-                metrics.end("rest", code, began, trace)
-
-    return Route(path, handle, methods=["POST"])
-
-
-async def _settled(handler: Handler, request: Request, refuse: Refuse) -> Response:
-    try:
-        return await handler(request)
-    except ClientDisconnect:
-        return Response(status_code=CLIENT_LEFT)
-    except Exception as error:
-        return refuse(error)
+    return lasting_route(path, ["POST"], handler, metrics, refuse)

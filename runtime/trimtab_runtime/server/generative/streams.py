@@ -1,50 +1,100 @@
 """Answers as they are made: events of a stream (text/event-stream), or whole."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from trimtab_runtime.protocol.openai_answers import Choice
 from trimtab_runtime.server.answers import CLIENT_LEFT
 from trimtab_runtime.server.generative.plane import Answers
+from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.tracing import TRACE_PARENT
 
 _LOOK_SECONDS: Final = 0.5  # whether the caller is still there
-_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # proxies have to pass events on at once
+_HEADERS: Final = {  # proxies have to pass events on at once
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
-Write = Callable[[Any], bytes]
 Ended = Callable[[str], None]
+Handler = Callable[[Request], Awaitable[Response]]
+Refuse = Callable[[Exception], Response]
 
 
-class Stream(StreamingResponse):
-    """Events of answers. `ended` is called with the code under which the call counts, when the last one is sent."""
+class Lasting(StreamingResponse):
+    """An answer that lasts. `ended` is called with the code under which the call counts, when its last byte is sent."""
+
+    def __init__(self, content: AsyncIterator[bytes], status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(content, status, headers)
+        self.ended: Ended = lambda code: None
+        self.code = str(CLIENT_LEFT)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.ended(self.code)
+
+
+class Stream(Lasting):
+    """Events of answers."""
 
     def __init__(self, events: AsyncIterator[bytes], answers: Answers) -> None:
-        super().__init__(self._watched(events), media_type="text/event-stream", headers=_HEADERS)
-        self.ended: Ended = lambda code: None
+        super().__init__(self._watched(events), HTTPStatus.OK, _HEADERS)
         self._answers = answers
-        self._code = str(CLIENT_LEFT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._answers.leave()
-            self.ended(self._code)
 
     async def _watched(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Pass events on, and an error as the last one: the status was sent before anything could go wrong."""
         try:
             async for event in events:
                 yield event
-            self._code = "200"
+            self.code = "200"
         except Exception as error:
-            self._code = "500"
+            self.code = "500"
             yield failed_event(error)
+
+
+def lasting_route(path: str, methods: Sequence[str], handler: Handler, metrics: ServerMetrics, refuse: Refuse) -> Route:
+    """Return a route whose calls are counted when their last byte is on its way, whatever becomes of them."""
+
+    async def handle(request: Request) -> Response:
+        began, trace = metrics.begin(), metrics.trace(request.headers.get(TRACE_PARENT))
+        code = "500"
+        found: Response | None = None
+        try:
+            found = await _settled(handler, request, refuse)
+            code = str(found.status_code)
+            return found
+        finally:
+            if isinstance(found, Lasting):
+                found.ended = lambda code: metrics.end("rest", code, began, trace)
+            else:
+                metrics.end("rest", code, began, trace)
+
+    return Route(path, handle, methods=list(methods))
+
+
+async def _settled(handler: Handler, request: Request, refuse: Refuse) -> Response:
+    try:
+        return await handler(request)
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_LEFT)
+    except Exception as error:
+        return refuse(error)
 
 
 def event(content: Any) -> bytes:
