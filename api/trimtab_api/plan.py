@@ -33,6 +33,7 @@ class Plan(Contract):
     gate: tuple[GateMetric, ...] = ()  # only with a search, which has to know what is good enough
     evaluation_data: str | None = None
     keep_unoptimized: bool = False  # also publish the source merely converted, for `onFailure: ServeUnoptimized`
+    for_engine: bool = False  # of the user's own, which serves the source's format: that need not be one of ours
     on_no_effect: NoEffect = NoEffect.WARN  # no part of the key of a pass: what is stored remembers its warning
 
     @property
@@ -83,7 +84,8 @@ def make_plan(spec: ModelDeploymentSpec) -> Plan:
     """Return the plan of a spec. Without a conversion of any kind a module becomes ONNX as soon as it can be."""
     passes = spec.optimization.passes
     trained = [number for number, item in enumerate(passes, start=1) if item.needs_module]
-    is_served_as_it_is = spec.model.format.is_served and not trained
+    engine = spec.runtime.engine
+    is_served_as_it_is = engine is not None or (spec.model.format.is_served and not trained)
     if not is_served_as_it_is and not any(item.convert for item in passes):
         place = max(trained, default=0)
         passes = (*passes[:place], OptimizationPass(convert=Convert()), *passes[place:])
@@ -96,6 +98,7 @@ def make_plan(spec: ModelDeploymentSpec) -> Plan:
         gate=evaluation.metrics if evaluation and spec.optimization.search else (),
         evaluation_data=evaluation.data if evaluation else None,
         keep_unoptimized=bool(evaluation and evaluation.on_failure == "ServeUnoptimized"),
+        for_engine=engine is not None,
         on_no_effect=spec.optimization.on_no_effect,
     )
 

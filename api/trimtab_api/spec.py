@@ -257,10 +257,22 @@ class Batching(Contract):
     tolerance: float | None = None
 
 
+class Engine(Contract):
+    """Another engine with an API as OpenAI's, such as vLLM, in pods of servers; `probe_path` tells when it is ready."""
+
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    port: int = 8000
+    probe_path: str = "/health"
+    resources: dict[str, Any] | None = None
+
+
 class Runtime(Contract):
     protocols: tuple[str, ...] = ("rest", "grpc")
     batching: Batching = Batching()
     workers: int | None = None
+    engine: Engine | None = None
     resources: dict[str, Any] | None = None
     pod_template: dict[str, Any] | None = None
 

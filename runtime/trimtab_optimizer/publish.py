@@ -76,7 +76,7 @@ def _publish_unoptimized(run: Run) -> Unoptimized:
 
 def _conversion(run: Run) -> tuple[OptimizationPass, ...]:
     """Return what makes the source a model that is served in the same way."""
-    if run.source.package.format in (ModelFormat.LITERT, ModelFormat.GENAI):
+    if run.plan.for_engine or run.source.package.format in (ModelFormat.LITERT, ModelFormat.GENAI):
         return _SERVED_AS_IT_IS
     is_generative = any(item.convert and item.convert.to is Target.GENAI for item in run.plan.passes)
     return (OptimizationPass(convert=Convert(to=Target.GENAI)),) if is_generative else _CONVERT

@@ -134,7 +134,8 @@ def job_of(item: Manifest) -> OptimizeJob | None:
 def pod_of(item: Manifest) -> Pod:
     """Read a pod of a Job or of a revision."""
     meta, status = item["metadata"], item.get("status") or {}
-    container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
+    containers: list[Mapping[str, Any]] = status.get("containerStatuses") or [{}]
+    container, engines = containers[0], status.get("initContainerStatuses") or []
     ended = _ended(container)
     return Pod(
         name=meta["name"],
@@ -142,7 +143,7 @@ def pod_of(item: Manifest) -> Pod:
         job=(meta.get("labels") or {}).get("batch.kubernetes.io/job-name"),
         ip=status.get("podIP"),
         ready=_condition(status, "Ready").get("status") == "True" and not meta.get("deletionTimestamp"),
-        trouble=_trouble(status, container),
+        trouble=next(filter(None, (_trouble(status, item) for item in (container, *engines))), None),
         message=ended.get("message"),
         exit_code=ended.get("exitCode"),
         out_of_memory=ended.get("reason") == "OOMKilled",

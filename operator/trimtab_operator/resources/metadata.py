@@ -11,6 +11,7 @@ LABEL_COMPONENT = "app.kubernetes.io/component"
 SERVER = "server"
 OPTIMIZER = "optimizer"
 EXPLAINER = "explainer"
+ENGINE = "engine"
 
 
 def labels_of(deployment: str, revision: str | None = None, component: str | None = None) -> dict[str, str]:

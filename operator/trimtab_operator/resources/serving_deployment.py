@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from trimtab_api.group import ANNOTATION_BACKGROUND, LABEL_DEPLOYMENT, LABEL_REVISION
-from trimtab_api.spec import Runtime
+from trimtab_api.spec import Engine, Runtime
 from trimtab_operator.core.observed import Manifest, Parent, Revision, Settings
 from trimtab_operator.resources.explainer import VARIABLE, explainer_url
 from trimtab_operator.resources.metadata import (
+    ENGINE,
     LABEL_COMPONENT,
     SERVER,
     environment,
@@ -26,6 +27,7 @@ from trimtab_operator.resources.metadata import (
 
 _DEFAULT_RESOURCES = {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
 _AFTER_DRAIN_SECONDS = 25
+_MOUNTS = [{"name": "model", "mountPath": "/model", "readOnly": True}, {"name": "tmp", "mountPath": "/tmp"}]
 
 
 def serving_template(
@@ -85,10 +87,7 @@ def _pod_spec(parent: Parent, settings: Settings, revision: str, artifact: str, 
             {"name": "http", "containerPort": 8080, "protocol": "TCP"},
             {"name": "grpc", "containerPort": 9000, "protocol": "TCP"},
         ],
-        "volumeMounts": [
-            {"name": "model", "mountPath": "/model", "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},
-        ],
+        "volumeMounts": _MOUNTS,
         **_probes(),
     }
     pod = restricted_pod() | {
@@ -96,9 +95,24 @@ def _pod_spec(parent: Parent, settings: Settings, revision: str, artifact: str, 
         "containers": [container],
         "volumes": [image_volume("model", artifact), {"name": "tmp", "emptyDir": {}}],
     }
+    if runtime.engine:
+        pod["initContainers"] = [_engine(runtime.engine, settings)]
     if settings.artifact_secret:
         pod["imagePullSecrets"] = [{"name": settings.artifact_secret}]
     return pod
+
+
+def _engine(engine: Engine, settings: Settings) -> dict[str, Any]:
+    """Return another engine as a sidecar: it starts before the server that stands before it, and ends after it."""
+    command = {"command": list(engine.command)} if engine.command else {}
+    return restricted_container(ENGINE, engine.image, settings.image_pull_policy) | {
+        **command,
+        "args": list(engine.args),
+        "env": environment({"HOME": "/tmp"}),
+        "restartPolicy": "Always",
+        "resources": engine.resources or {},
+        "volumeMounts": _MOUNTS,
+    }
 
 
 def _environment(parent: Parent, settings: Settings, revision: str, runtime: Runtime) -> dict[str, str]:
@@ -113,7 +127,12 @@ def _environment(parent: Parent, settings: Settings, revision: str, runtime: Run
         "TRIMTAB_DRAIN_SECONDS": str(settings.drain_seconds),
         VARIABLE: explainer_url(revision),
         **{name: f"{value:g}" for name, value in chosen.items() if value is not None},
+        **(_stands_before(runtime.engine) if runtime.engine else {}),
     }
+
+
+def _stands_before(engine: Engine) -> dict[str, str]:
+    return {"TRIMTAB_ENGINE": f"http://127.0.0.1:{engine.port}", "TRIMTAB_ENGINE_PROBE": engine.probe_path}
 
 
 def _probes() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import pytest
+import transformers
 
 from trimtab_api.errors import InvalidPackage, PassFailed
 from trimtab_api.spec import ModelFormat, ModelSource, OptimizationPass
@@ -185,3 +186,22 @@ def test_only_weights_of_a_decoder_are_quantized(
 
     assert bool(answer.result) == taken
     assert taken or "weights of a decoder" in answer.failure.message
+
+
+def test_an_engine_of_the_user_gets_the_folder_as_transformers_has_it(
+    counting: dict[str, str], run_job: Callable[..., Any], directory_store: Any, tmp_path: Path
+) -> None:
+    answer = run_job(plan(counting) | {"forEngine": True})
+
+    assert answer.result, answer.failure
+    directory_store.pull(f"oci://{answer.result.artifact}", tmp_path / "artifact")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "artifact")
+    module = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "artifact")
+    tokens = module.generate(**tokenizer("after three", return_tensors="pt"), max_new_tokens=2, do_sample=False)
+    assert tokenizer.decode(tokens[0]) == "after three comes four"
+
+
+def test_without_an_engine_a_module_is_not_served(counting: dict[str, str], run_job: Callable[..., Any]) -> None:
+    answer = run_job(plan(counting))
+
+    assert "cannot be served" in answer.failure.message
