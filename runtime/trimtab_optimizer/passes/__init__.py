@@ -47,7 +47,7 @@ _PRUNING: Final = 3.0
 _EXPORT: Final = 4.2
 _CALIBRATION: Final = 5.4
 _LITERT: Final = 15.0
-_GENAI: Final = 6.0
+_GENAI: Final = 2.0
 
 
 def _of_pruning(item: OptimizationPass, model: Model) -> float:
