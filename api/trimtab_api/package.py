@@ -16,6 +16,7 @@ REPORT_FILE: Final = "report.json"
 SUMS_FILE: Final = "SHA256SUMS"
 ONNX_FILE: Final = "model.onnx"
 GENAI_FILE: Final = "genai_config.json"
+CUSTOM_OPERATORS: Final = "custom_ops_library"  # in a GenAI configuration: a library that would be loaded
 LITERT_FILE: Final = "model.tflite"
 SAVED_MODEL_FOLDER: Final = "saved_model"
 WEIGHTS_FILE: Final = "model.safetensors"

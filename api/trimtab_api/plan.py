@@ -63,7 +63,7 @@ class Plan(Contract):
         """Return the digest of the whole plan, evaluation included: the key of the artifact and its report."""
         data = resolved[self.evaluation_data] if self.evaluation_data else None
         passes = self._pass_keys(len(self.passes), resolved)
-        settings = [data, self.keep_unoptimized, self.on_no_effect]
+        settings = [data, self.keep_unoptimized, self.on_no_effect, self.for_engine]
         return digest_of([*self._start_key(resolved), passes, *settings, *self._search_key()])
 
     def _start_key(self, resolved: Mapping[str, str]) -> list[object]:

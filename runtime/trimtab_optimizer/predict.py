@@ -19,6 +19,7 @@ from trimtab_optimizer.litert.file import LitertFile
 from trimtab_optimizer.package import Model
 from trimtab_optimizer.tensors import Arrays
 
+_POSITIONS = "position_ids"
 _NO_MEMORY = ("bad_alloc", "allocate memory", "bad allocation")
 
 
@@ -55,19 +56,22 @@ class GenaiPredictor(OnnxPredictor):
 
     def __init__(self, path: Path, package: ModelPackage, threads: int = 1) -> None:
         super().__init__(path, package, threads)
-        given = {tensor.name for tensor in package.inputs}
         decoder = json.loads((path.parent / GENAI_FILE).read_bytes())["model"]["decoder"]
         self._nothing = (int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"]))  # a cache without tokens
+        kinds = {item.name: item.type for item in self._session.get_inputs()}
+        patterns = (decoder["inputs"]["past_key_names"], decoder["inputs"]["past_value_names"])
+        pasts = {pattern % layer for pattern in patterns for layer in range(int(decoder["num_hidden_layers"]))}
         self._pasts = {
-            item.name: np.dtype(np.float16 if "float16" in item.type else np.float32)
-            for item in self._session.get_inputs()
-            if item.name not in given
+            name: np.dtype(np.float16 if "float16" in kinds[name] else np.float32) for name in pasts & set(kinds)
         }
+        self._takes_positions = _POSITIONS in kinds
 
     def predict(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Return one array per output; what is said of tokens that the mask hides means nothing."""
-        shape = (len(next(iter(inputs.values()))), *self._nothing)
-        return super().predict({**inputs, **{name: np.zeros(shape, kind) for name, kind in self._pasts.items()}})
+        rows, tokens = next(iter(inputs.values())).shape
+        nothing = {name: np.zeros((rows, *self._nothing), kind) for name, kind in self._pasts.items()}
+        positions = {_POSITIONS: np.tile(np.arange(tokens), (rows, 1))} if self._takes_positions else {}
+        return super().predict({**inputs, **nothing, **positions})
 
 
 class TorchPredictor:

@@ -62,10 +62,10 @@ def publish(run: Run, made: Made) -> OptimizationResult:
 
 
 def _publish_unoptimized(run: Run) -> Unoptimized:
-    """Push the source merely converted. All plans of one source share it, and the first pass of most."""
+    """Push the source merely converted. All plans that convert a source alike share it, and the first pass of most."""
     plan = run.plan.model_copy(update={"passes": _conversion(run), "search": None, "gate": ()})
     _, model, _ = run_passes(replace(run, plan=plan, scratch=run.scratch / "unoptimized"))
-    tag = tag_of(run.plan.pass_key(0, run.resolved), "source")
+    tag = tag_of(plan.pass_key(len(plan.passes), run.resolved), "source")
     folder = run.scratch / "unoptimized-artifact"
     share_folder(model.folder, folder, _OF_AN_ARTIFACT)
     write_sums(folder)

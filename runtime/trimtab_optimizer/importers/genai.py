@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from trimtab_api.errors import InvalidPackage
-from trimtab_api.package import GENAI_FILE, MANIFEST_FILE, Datatype, ModelPackage, Tensor
+from trimtab_api.package import CUSTOM_OPERATORS, GENAI_FILE, MANIFEST_FILE, Datatype, ModelPackage, Tensor
 from trimtab_api.spec import ModelFormat, ModelSource
 from trimtab_optimizer.importers.onnx import external_files, load_graph
 from trimtab_optimizer.package import Model, confined, load_package, share_file, write_package
 from trimtab_optimizer.store import Reference
 
-_CODE: Final = frozenset({".py", ".so", ".pyc", ".bin", ".pkl", ".pt", ".pth"})
+_WORDS: Final = frozenset({".json", ".jinja", ".txt", ".model"})  # kinds of files of a tokenizer
 _TOKENIZER: Final = "tokenizer.json"
 
 
@@ -28,7 +28,8 @@ def import_genai(source: ModelSource, folder: Path, target: Path) -> Model:
         confined(folder, name)
     target.mkdir(parents=True)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.is_symlink() and path.suffix not in _CODE:
+        is_known = path.suffix in _WORDS or path.name in (graph, *beside)
+        if path.is_file() and not path.is_symlink() and is_known:
             share_file(path, target / path.name)
     (target / MANIFEST_FILE).unlink(missing_ok=True)  # a second name of the source's own file
     return write_package(target, package.model_copy(update={"weights": graph}))
@@ -47,6 +48,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(config["model"]["decoder"]["filename"], str):
             raise TypeError("decoder.filename is no text")
         int(config["model"]["vocab_size"])
+        if CUSTOM_OPERATORS in str(config):
+            raise ValueError(f"{CUSTOM_OPERATORS} names a library, and code of a folder never runs")
         return config
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidPackage(

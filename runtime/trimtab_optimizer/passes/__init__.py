@@ -16,10 +16,9 @@ from trimtab_optimizer.passes.contract import Editing, Outcome, Workplace
 from trimtab_optimizer.passes.convert import convert
 from trimtab_optimizer.passes.distill import distill
 from trimtab_optimizer.passes.prune import prune, zeroing
-from trimtab_optimizer.passes.quantize import quantize
+from trimtab_optimizer.passes.quantize import mode_of, quantize
 from trimtab_optimizer.passes.quantize_litert import why_not_on_litert
 from trimtab_optimizer.passes.static_int8 import is_large_graph
-from trimtab_optimizer.streaming.kernels import BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ def _distilled(item: OptimizationPass, stage: Stage) -> Stage:
 
 
 def _refuse_quantization(item: OptimizationPass, stage: Stage) -> str | None:
-    if item.quantize and stage is Stage.GENAI and (item.quantize.mode or item.quantize.dtype) not in _OF_DECODERS:
+    if item.quantize and stage is Stage.GENAI and mode_of(item.quantize) != "weights":
         return "weights of a decoder can be stored in fewer bits (mode: weights), and nothing else of it"
     return why_not_on_litert(item.quantize) if item.quantize and stage is Stage.LITERT else None
 
@@ -135,7 +134,6 @@ _MODULES: Final = frozenset({Stage.PYTORCH, Stage.PROGRAM})
 _WEIGHTS: Final = _MODULES | {Stage.ONNX}
 _GRAPHS: Final = frozenset({Stage.ONNX, Stage.LITERT, Stage.GENAI})
 _CONVERTED: Final = _WEIGHTS | {Stage.GENAI}
-_OF_DECODERS: Final = frozenset({"weights", *BITS} - {"int8"})
 
 PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
     {

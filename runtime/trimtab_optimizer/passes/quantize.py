@@ -57,7 +57,7 @@ _FLOAT8: Final = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2})
 def quantize(item: OptimizationPass, model: Model, work: Workplace) -> Outcome:
     """Return the model in fewer bits. Raises PassFailed where that is impossible or changes nothing."""
     options = item.quantize or Quantize()
-    mode = _mode(options)
+    mode = mode_of(options)
     _check_options(options, mode, work.data)
     if model.package.format is ModelFormat.LITERT:
         return quantize_litert(options, mode, model, work)
@@ -119,7 +119,8 @@ def _fastest(options: Quantize, model: Model, work: Workplace) -> Outcome:
     return Outcome(Model(work.target, made[best].model.package), notes | {"failedModes": failed})
 
 
-def _mode(options: Quantize) -> str:
+def mode_of(options: Quantize) -> str:
+    """Return the mode, also where none is named."""
     return options.mode or ("dynamic" if options.dtype == "int8" else "weights")
 
 

@@ -66,11 +66,16 @@ class Answering:
         chosen = self._sampler.choose(logits, self._ends if self.count < self.asked.least else frozenset())
         self.last = chosen.token
         if chosen.token in self._ends:
-            return Piece(self._stopping.rest(), None, STOP)
+            return Piece(self._last(), None, STOP)
         self.count += 1
         text, is_over = self._stopping.add(self._spelling.add(chosen.token))
         if is_over:
             return Piece(text, chosen, STOP)
         if self.count >= self.asked.most:
-            return Piece(text + self._stopping.rest(), chosen, LENGTH)
+            return Piece(text + self._last(), chosen, LENGTH)
         return Piece(text, chosen)
+
+    def _last(self) -> str:
+        """Return what was held back, once no more comes."""
+        text, is_over = self._stopping.add(self._spelling.rest())
+        return text if is_over else text + self._stopping.rest()

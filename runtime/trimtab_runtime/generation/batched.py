@@ -21,6 +21,7 @@ _KINDS: Final[dict[str, np.dtype[Any]]] = {
     "tensor(float16)": np.dtype(np.float16),
 }
 _CPU: Final = "cpu"
+_CHANGES_POSITIONS: Final = b"cos_cache_large"  # as the builder names what only long contexts use
 
 
 class BatchedDecoder:
@@ -28,6 +29,8 @@ class BatchedDecoder:
 
     def __init__(self, folder: Folder, threads: int, most_rows: int, budget: int) -> None:
         self._folder = folder
+        if _CHANGES_POSITIONS in folder.graph.read_bytes():
+            raise InvalidPackage("the graph changes how it turns positions by the longest row of a batch (LongRoPE)")
         self._session = open_session(folder.graph, threads, spins=True)
         kinds = {item.name: item.type for item in self._session.get_inputs()}
         self._pasts = [_names(folder.inputs, kind, folder.layers) for kind in ("past_key_names", "past_value_names")]
@@ -49,6 +52,10 @@ class BatchedDecoder:
     def rows(self) -> int:
         """Return the rows of the cache."""
         return self._cache.rows
+
+    def length(self, row: int) -> int:
+        """Return how many tokens of a row are in the cache."""
+        return int(self._lengths[row])
 
     def has_room(self, rows: int, tokens: int) -> bool:
         """Tell whether the cache has room."""

@@ -46,14 +46,16 @@ class Cache:
         capacity = _rounded(tokens)
         affordable = self._budget // (capacity * self._token_bytes)
         rows = max(rows, min(most_rows, affordable))
+        made: list[list[Array]] = []  # all of them, before one takes its place: memory may end in between
         for arrays in self.arrays:
-            for layer, old in enumerate(arrays):
+            made.append([])
+            for old in arrays:
                 new = self._made(rows, capacity)
                 for row, length in enumerate(lengths[:rows]):
                     kept = min(length, capacity)
                     new[row, :, :kept] = old[row, :, :kept]
-                arrays[layer] = new
-        self.rows, self.capacity = rows, capacity
+                made[-1].append(new)
+        self.arrays, self.rows, self.capacity = made, rows, capacity
 
     def swap(self, one: int, other: int, tokens: int) -> None:
         """Exchange what two rows hold, as far as `tokens`."""

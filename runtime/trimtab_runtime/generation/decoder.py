@@ -15,6 +15,9 @@ class Decoder(Protocol):
     def rows(self) -> int:
         """Return how many rows there are now."""
 
+    def length(self, row: int) -> int:
+        """Return how many tokens a row holds."""
+
     def has_room(self, rows: int, tokens: int) -> bool:
         """Tell whether as many sequences of at most as many tokens are within the memory that is allowed."""
 

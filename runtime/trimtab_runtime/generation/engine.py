@@ -8,6 +8,7 @@ there until another needs the place, so a conversation that goes on is not read 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Final, Protocol
 
@@ -79,13 +80,20 @@ class Engine:
                 f"the prompt has {len(asked.prompt)} tokens and the answer may have {asked.most}; together at most "
                 f"{self._decoder.most_tokens} are possible here"
             )
-        answering = Answering(asked, self._ends, self._words.stream(), deliver)
+        answering = Answering(asked, self._ends, self._words.spelling(), deliver)
         with self._changed:
+            if len(self._waiting) >= self._most_waiting:
+                self._waiting = deque(item for item in self._waiting if not item.left)
             if len(self._waiting) >= self._most_waiting:
                 raise Busy(f"{len(self._waiting)} prompts wait already; try again later", self._wait_seconds())
             self._waiting.append(answering)
             self._changed.notify()
         return answering
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether answers are still being made."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Stop computing."""
@@ -139,11 +147,13 @@ class Engine:
             if not self._decoder.has_room(rows, tokens):
                 return None
             self._waiting.popleft()
+            self._reading = answering  # from here on somebody has to tell its caller
         self._decoder.reserve(rows, tokens)
         held = self._held[: self._decoder.rows]
         self._held = held + [[] for _ in range(self._decoder.rows - len(held))]
+        for row, kept in enumerate(self._held):
+            del kept[self._decoder.length(row) :]  # less room may have cost some of it
         self._place(answering)
-        self._reading = answering
         return answering
 
     def _place(self, answering: Answering) -> None:
@@ -215,7 +225,8 @@ class Engine:
         told += [(item, failed) for item in [*self._running, *reading] if id(item) not in over]
         self._running, self._reading = [], None
         for row in range(len(self._held)):
-            self._decoder.cut(row, 0)
+            with suppress(Exception):  # it may be what failed
+                self._decoder.cut(row, 0)
         self._held = [[] for _ in self._held]
 
 

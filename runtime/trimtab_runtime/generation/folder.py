@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from trimtab_api.errors import InvalidPackage
-from trimtab_api.package import GENAI_FILE
+from trimtab_api.package import CUSTOM_OPERATORS, GENAI_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ def read_folder(path: Path) -> Folder:
     """Read the configuration of a folder. Raises InvalidPackage naming what is missing or odd."""
     try:
         content = orjson.loads((path / GENAI_FILE).read_bytes())
+        if CUSTOM_OPERATORS in str(content):
+            raise ValueError(f"{CUSTOM_OPERATORS} names a library, and code of a folder never runs")
         model = content["model"]
         decoder = model["decoder"]
         ends = model["eos_token_id"]

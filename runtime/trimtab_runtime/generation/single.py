@@ -30,6 +30,7 @@ class SingleDecoder:
         self._library = genai()
         try:
             config = self._library.Config(str(folder.path))
+            config.clear_providers()  # those of other devices load libraries
             config.overlay(f'{{"model":{{"decoder":{{"session_options":{{"intra_op_num_threads":{threads}}}}}}}}}')
             self._model = self._library.Model(config)
         except Exception as error:  # the library has no base for what it raises
@@ -38,21 +39,34 @@ class SingleDecoder:
         self._most_rows = most_rows
         self._rows: list[_Row | None] = [None] * most_rows
         self._capacity = 0
+        self._kept = most_rows
         self.most_tokens: int = min(folder.context, self._budget_tokens)
 
     @property
     def rows(self) -> int:
-        """Return how many generators there may be."""
-        return self._most_rows
+        """Return how many generators the memory is for."""
+        return self._kept
+
+    def length(self, row: int) -> int:
+        """Return how many tokens a generator holds."""
+        used = self._rows[row]
+        return used.length if used is not None else 0
 
     def has_room(self, rows: int, tokens: int) -> bool:
         """Tell whether as many generators may have caches of this length."""
         return rows <= self._most_rows and rows * self._rounded(tokens) <= self._budget_tokens
 
     def reserve(self, rows: int, tokens: int) -> None:
-        """Remember how long the caches of new generators have to be; those beyond these rows go."""
+        """Remember how long the caches of new generators have to be; those beyond the memory go.
+
+        The first rows but one are in use. Of the others, those whose caches are longer go too.
+        """
         self._capacity = self._rounded(tokens)
-        self._rows[rows:] = [None] * (self._most_rows - rows)
+        self._kept = max(rows, min(self._most_rows, self._budget_tokens // self._capacity))
+        for row in range(rows - 1, self._most_rows):
+            used = self._rows[row]
+            if used is not None and (row >= self._kept or used.capacity > self._capacity):
+                self._rows[row] = None
 
     def extend(self, row: int, tokens: Sequence[int]) -> Array:
         """Append tokens to a generator."""
@@ -73,9 +87,13 @@ class SingleDecoder:
         if used is None or tokens == 0 or used.capacity < self._capacity:
             self._rows[row] = None
             return 0
-        if tokens < used.length:
-            used.generator.rewind_to(tokens)
-            used.length = tokens
+        try:
+            if tokens < used.length:
+                used.generator.rewind_to(tokens)
+        except Exception:  # caches of windows, convolutions and the like cannot go back
+            self._rows[row] = None
+            return 0
+        used.length = min(tokens, used.length)
         return used.length
 
     def swap(self, one: int, other: int) -> None:

@@ -4,11 +4,11 @@ Source: OpenAI's API reference (completions, chat/completions). Beyond it, as vL
 repetition_penalty, min_tokens, ignore_eos.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, TypeVar
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trimtab_runtime.generation.answering import Asked
 from trimtab_runtime.generation.folder import Defaults
@@ -16,8 +16,9 @@ from trimtab_runtime.generation.sampling import Sampling
 from trimtab_runtime.generation.words import Words
 from trimtab_runtime.protocol.errors import BadRequest
 
-_MOST_CHOICES: Final = 16
+MOST_CHOICES: Final = 16
 _MOST_STOPS: Final = 16
+_GREEDY: Final = 1e-5  # temperatures below it leave one token anyway
 _COMPLETION_TOKENS: Final = 16  # of an answer where a completion does not say, as OpenAI has it
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -26,7 +27,25 @@ _Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
+    """What is null is as if it were not there, and so are fields that change nothing here with these values."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType({})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        return {
+            name: value
+            for name, value in content.items()
+            if value is not None and not cls._changes_nothing(name, value)
+        }
+
+    @classmethod
+    def _changes_nothing(cls, name: str, value: Any) -> bool:
+        return name in cls._harmless and (not cls._harmless[name] or value in cls._harmless[name])
 
 
 class StreamOptions(_Strict):
@@ -34,16 +53,24 @@ class StreamOptions(_Strict):
 
 
 class _Request(_Strict):
-    """What both kinds have. Of the last ones only what changes nothing is taken."""
+    """What both kinds have."""
+
+    _harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
+        {
+            **dict.fromkeys(("user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier"), ()),
+            **{"tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (), "modalities": (["text"],)},
+            **{"functions": ([],), "response_format": ({"type": "text"},), "echo": (False,)},
+        }
+    )
 
     model: str | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     min_tokens: int = Field(default=0, ge=0)
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
     min_p: float = Field(default=0, ge=0, le=1)
-    n: int = Field(default=1, ge=1, le=_MOST_CHOICES)
+    n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     seed: int | None = None
     stop: str | list[_Text] | None = None
     stream: bool = False
@@ -53,7 +80,6 @@ class _Request(_Strict):
     frequency_penalty: float = Field(default=0, ge=-2, le=2)
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
     ignore_eos: bool = False
-    user: str | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -69,8 +95,6 @@ class Completion(_Request):
 
     prompt: str | list[str] | _Tokens | list[_Tokens]
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    echo: Literal[False] = False
-    suffix: None = None
     best_of: int | None = None
 
 
@@ -80,18 +104,24 @@ class TextPart(_Strict):
 
 
 class Message(_Strict):
+    """A message. One of an answer that was given before may be sent back as it was."""
+
+    _harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = MappingProxyType({"tool_calls": ([],), "annotations": ([],)})
+
     role: _Text
-    content: str | list[TextPart]
+    content: str | list[TextPart] = ""
     name: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Message":
+        if self.role != "assistant" and "content" not in self.model_fields_set:
+            raise ValueError("content: Field required")
+        return self
 
     def plain(self) -> dict[str, Any]:
         """Return the message as templates have it."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": self.role, "content": content, **({"name": self.name} if self.name else {})}
-
-
-class TextFormat(_Strict):
-    type: Literal["text"]
 
 
 class Chat(_Request):
@@ -101,9 +131,6 @@ class Chat(_Request):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
-    response_format: TextFormat | None = None
-    metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
 
 
 class Generate(_Strict):
@@ -144,7 +171,8 @@ class Reader:
         """Return what a chat asks for. Raises BadRequest."""
         if request.top_logprobs and not request.logprobs:
             raise BadRequest("top_logprobs needs logprobs: true")
-        prompt = tuple(self._words.encode(self._words.prompt([message.plain() for message in request.messages])))
+        messages = [message.plain() for message in request.messages]
+        prompt = tuple(self._words.encode_chat(messages, self._longest))
         most = request.max_completion_tokens or request.max_tokens
         logprobs = request.top_logprobs if request.logprobs else None
         return self._prompts(request, [prompt], lambda prompt: most or self._rest(prompt), logprobs)
@@ -155,7 +183,7 @@ class Reader:
         if unknown := sorted(set(request.parameters) - known):
             raise BadRequest(f"there is no parameter {unknown[0]}; known are {', '.join(sorted(known))}")
         given = {"prompt": request.text_input, "stream": is_stream, **request.parameters}
-        found = read_request(Completion, orjson.dumps(given))
+        found = _checked(lambda: Completion.model_validate(given))
         prompts = self._tokens(found.prompt)
         return self._prompts(found, prompts, lambda prompt: found.max_tokens or self._rest(prompt), None)
 
@@ -166,20 +194,20 @@ class Reader:
         """Return the tokens of each prompt; a list of numbers is one."""
         is_one = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
         listed: list[Any] = [prompt] if is_one else list(prompt)
-        if not 0 < len(listed) <= _MOST_CHOICES:
-            raise BadRequest(f"there are {len(listed)} prompts; from 1 to {_MOST_CHOICES} are answered at once")
-        found = [tuple(self._words.encode(item) if isinstance(item, str) else item) for item in listed]
+        if not 0 < len(listed) <= MOST_CHOICES:
+            raise BadRequest(f"there are {len(listed)} prompts; from 1 to {MOST_CHOICES} are answered at once")
+        found = [tuple(self._words.encode(item, self._longest) if isinstance(item, str) else item) for item in listed]
         for tokens in found:
             self._check_tokens("prompt", tokens)
         return found
 
     def _check_tokens(self, where: str, tokens: Sequence[int]) -> None:
-        if any(not 0 <= token < self._vocabulary for token in tokens):
+        if tokens and not (min(tokens) >= 0 and max(tokens) < self._vocabulary):
             raise BadRequest(f"{where} has tokens that are not in the vocabulary, which has {self._vocabulary}")
 
     def _prompts(self, request: _Request, prompts: list[tuple[int, ...]], most: Any, logprobs: int | None) -> Prompts:
-        if len(prompts) * request.n > _MOST_CHOICES:
-            raise BadRequest(f"{len(prompts)} prompts with n {request.n} are too many; {_MOST_CHOICES} answers at once")
+        if len(prompts) * request.n > MOST_CHOICES:
+            raise BadRequest(f"{len(prompts)} prompts with n {request.n} are too many; {MOST_CHOICES} answers at once")
         if request.stream_options is not None and not request.stream:
             raise BadRequest("stream_options needs stream: true")
         self._check_tokens("logit_bias", list(request.logit_bias or ()))
@@ -200,8 +228,9 @@ class Reader:
 
     def _sampling(self, request: _Request, logprobs: int | None, choice: int) -> Sampling:
         defaults = self._defaults
+        temperature = defaults.temperature if request.temperature is None else request.temperature
         return Sampling(
-            temperature=defaults.temperature if request.temperature is None else request.temperature,
+            temperature=0.0 if temperature < _GREEDY else temperature,
             top_p=defaults.top_p if request.top_p is None else request.top_p,
             top_k=defaults.top_k if request.top_k is None else max(0, request.top_k),
             min_p=request.min_p,
@@ -216,8 +245,12 @@ class Reader:
 
 def read_request(kind: type[Kind], body: bytes) -> Kind:
     """Parse a body. Raises BadRequest with the field and what it has to be."""
+    return _checked(lambda: kind.model_validate_json(body))
+
+
+def _checked(read: Callable[[], Kind]) -> Kind:
     try:
-        return kind.model_validate_json(body)
+        return read()
     except ValidationError as error:
         raise BadRequest(_explained(error)) from None
 
@@ -228,4 +261,5 @@ def _explained(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{place} is not known here; leave it out"
-    return f"{place}: {first['msg']}" if place else str(first["msg"])
+    text = str(first["msg"]).removeprefix("Value error, ")
+    return f"{place}: {text}" if place else text

@@ -17,14 +17,18 @@ class Choice:
     """One answer, as far as it has come."""
 
     texts: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # of each token, in the text
     chosen: list[Chosen] = field(default_factory=list)
     ended: str | None = None
+    length: int = 0
 
     def add(self, piece: Piece) -> None:
         """Take what came next."""
-        self.texts.append(piece.text)
         if piece.chosen is not None:
+            self.offsets.append(self.length)
             self.chosen.append(piece.chosen)
+        self.texts.append(piece.text)
+        self.length += len(piece.text)
         self.ended = piece.ended
 
 
@@ -51,6 +55,7 @@ class Form:
         self._words = words
         self._head = {"id": identity, "created": made, "model": name}
         self._logprobs = logprobs
+        self._given: dict[int, int] = {}  # characters of each answer that a stream has given out
 
     @property
     def tells_tokens(self) -> bool:
@@ -93,25 +98,31 @@ class CompletionForm(Form):
     kind = chunk_kind = "text_completion"
 
     def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        return self._told(index, "".join(choice.texts), choice.chosen, choice.ended)
+        return self._told(index, "".join(choice.texts), choice.chosen, choice.offsets, choice.ended)
 
     def _part(self, index: int, piece: Piece) -> dict[str, Any]:
-        return self._told(index, piece.text, [piece.chosen] if piece.chosen else [], piece.ended)
+        at = self._given.get(index, 0)
+        self._given[index] = at + len(piece.text)
+        return self._told(index, piece.text, [piece.chosen] if piece.chosen else [], [at], piece.ended)
 
-    def _told(self, index: int, text: str, chosen: Sequence[Chosen], ended: str | None) -> dict[str, Any]:
-        logprobs = self._listed(chosen) if self._logprobs else None
+    def _told(
+        self, index: int, text: str, chosen: Sequence[Chosen], offsets: Sequence[int], ended: str | None
+    ) -> dict[str, Any]:
+        logprobs = self._listed(chosen, offsets) if self._logprobs else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": ended}
 
-    def _listed(self, chosen: Sequence[Chosen]) -> dict[str, Any]:
-        tokens = [self._spelled(item.token) for item in chosen]
-        offsets = [sum(map(len, tokens[:at])) for at in range(len(tokens))]
-        likeliest = [{self._spelled(other.token): other.logprob for other in item.likeliest} for item in chosen]
+    def _listed(self, chosen: Sequence[Chosen], offsets: Sequence[int]) -> dict[str, Any]:
         return {
-            "tokens": tokens,
+            "tokens": [self._spelled(item.token) for item in chosen],
             "token_logprobs": [item.logprob for item in chosen],
-            "top_logprobs": likeliest,
-            "text_offset": offsets,
+            "top_logprobs": [self._likeliest(item) for item in chosen],
+            "text_offset": list(offsets[: len(chosen)]),
         }
+
+    def _likeliest(self, item: Chosen) -> dict[str, float]:
+        """Return the likeliest tokens, and the one that was taken, also where it is none of them."""
+        found = {self._spelled(other.token): other.logprob for other in item.likeliest}
+        return {self._spelled(item.token): item.logprob or 0.0, **found} if item.likeliest else found
 
 
 class ChatForm(Form):
@@ -147,7 +158,8 @@ class ChatForm(Form):
 
     def _likely(self, item: Likely) -> dict[str, Any]:
         text = self._spelled(item.token)
-        return {"token": text, "logprob": item.logprob, "bytes": list(text.encode())}
+        piece = self._words.piece(item.token)
+        return {"token": text, "logprob": item.logprob, "bytes": None if piece is None else list(piece)}
 
 
 def _delta(index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, ended: str | None) -> dict[str, Any]:

@@ -1,15 +1,20 @@
 """Tokens are chosen as callers ask for it, and texts stop where they say."""
 
+import json
 import math
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab_runtime.generation.folder import Folder, read_folder
 from trimtab_runtime.generation.sampling import Sampler, Sampling
-from trimtab_runtime.generation.words import Stopping, Words
+from trimtab_runtime.generation.words import SpellingByTexts, Stopping, Words
+from trimtab_runtime.protocol.errors import BadRequest
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
 NONE: frozenset[int] = frozenset()
@@ -93,9 +98,60 @@ def test_a_text_stops_at_the_first_stop_however_it_is_cut_into_pieces(
 
 def test_text_comes_back_as_it_was_also_where_a_character_is_many_tokens(words: Words) -> None:
     text = "héllo 🎉 after three"
-    spelling = words.stream()
+    spelling = words.spelling()
 
     pieces = [spelling.add(token) for token in words.encode(text)]
 
     assert "".join(pieces) == text
     assert "🎉" in pieces
+
+
+def test_after_a_broken_character_all_that_follows_is_told(words: Words) -> None:
+    [first, *_], [comes] = words.encode("🎉"), words.encode(" comes")
+    spelling = words.spelling()
+
+    assert spelling.add(first) + spelling.add(comes) + spelling.rest() == "\ufffd comes"
+
+
+def test_half_a_character_at_the_end_is_told_as_such(words: Words) -> None:
+    spelling = words.spelling()
+
+    assert spelling.add(words.encode("🎉")[0]) == ""
+    assert spelling.rest() == "\ufffd"
+
+
+def test_a_tokenizer_that_tells_no_bytes_is_spelled_by_texts(words: Words) -> None:
+    spelling, text = SpellingByTexts(words.decode), "after thrée 🎉 comes"
+
+    assert "".join([*map(spelling.add, words.encode(text)), spelling.rest()]) == text
+
+
+def test_bytes_of_tokens_are_those_of_their_text(words: Words) -> None:
+    text = "thrée 🎉 comes <|end|>"
+
+    assert b"".join(words.piece(token) or b"" for token in words.encode(text)) == "thrée 🎉 comes ".encode()
+
+
+@pytest.mark.parametrize("text", ["a\0b", " " * 100_000])
+def test_a_text_that_cannot_be_read_is_refused_before_it_is(words: Words, text: str) -> None:
+    with pytest.raises(BadRequest):
+        words.encode(text, most=100)
+    with pytest.raises(BadRequest):
+        words.encode_chat([{"role": "user", "content": text}], most=100)
+
+
+def test_a_text_begins_as_the_model_knows_it_and_a_chat_as_its_template_says(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder.path, tmp_path / "begun")
+    tokenizer = json.loads((tmp_path / "begun/tokenizer.json").read_text())
+    begin = {"SpecialToken": {"id": "<|end|>", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [begin, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}},
+    }
+    (tmp_path / "begun/tokenizer.json").write_text(json.dumps(tokenizer))
+    words = Words(read_folder(tmp_path / "begun"))
+
+    assert words.encode("after")[0] == 0
+    assert words.encode_chat([{"role": "user", "content": "after"}])[0] == 1

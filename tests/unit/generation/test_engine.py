@@ -1,18 +1,23 @@
 """Many answers at once are the same as one after the other, whoever joins, leaves, fails or waits."""
 
+import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from trimtab_api.errors import InvalidPackage
 from trimtab_runtime.generation.answering import Asked, Piece
 from trimtab_runtime.generation.batched import BatchedDecoder
 from trimtab_runtime.generation.decoder import Decoder
 from trimtab_runtime.generation.engine import Engine, Told
-from trimtab_runtime.generation.folder import Folder
+from trimtab_runtime.generation.folder import Folder, read_folder
 from trimtab_runtime.generation.loading import load_decoder
 from trimtab_runtime.generation.sampling import Sampling
 from trimtab_runtime.generation.single import SingleDecoder
@@ -277,6 +282,66 @@ def test_a_model_that_fails_tells_its_callers_and_goes_on_with_the_next(make: Ma
 
     assert isinstance(failed.error, InferenceFailed)
     assert talk.ask("after three").text() == " comes four"
+
+
+class Unwilling(Failing):
+    """A decoder that has no memory for one more, once."""
+
+    def reserve(self, rows: int, tokens: int) -> None:
+        if self.fails:
+            self.fails = False
+            raise MemoryError
+        self._decoder.reserve(rows, tokens)
+
+
+def test_a_caller_that_there_is_no_memory_for_is_told(make: Make, decoder: Decoder) -> None:
+    unwilling = Unwilling(decoder)
+    talk = make(unwilling)
+    unwilling.fails = True
+
+    failed = talk.ask("after three")
+    failed.text()
+
+    assert isinstance(failed.error, InferenceFailed)
+    assert talk.ask("after three").text() == " comes four"
+
+
+def test_a_cache_that_cannot_go_back_is_begun_anew(folder: Folder, make: Make) -> None:
+    decoder = SingleDecoder(folder, 1, ROWS, BUDGET)
+    talk = make(decoder)
+    assert talk.ask("after three").text() == " comes four"
+    row = decoder._rows[0]
+    assert row is not None
+    row.generator = None  # whatever is asked of it raises
+
+    assert talk.ask("after three").text() == " comes four"
+
+
+def test_callers_that_left_do_not_keep_others_out(make: Make, decoder: Decoder) -> None:
+    talk = make(decoder, most_waiting=3)
+    for _ in range(30):
+        talk.begin("after", most=300, ignores_end=True)[0].left = True
+
+    assert talk.ask("after three").text() == " comes four"
+
+
+def test_a_graph_that_turns_positions_by_the_longest_row_runs_one_by_one(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder.path, tmp_path / "long")
+    graph = onnx.load(tmp_path / "long/model.onnx", load_external_data=False)
+    graph.graph.doc_string = "cos_cache_large"
+    (tmp_path / "long/model.onnx").write_bytes(graph.SerializeToString())
+
+    assert isinstance(load_decoder(read_folder(tmp_path / "long"), 1, ROWS, BUDGET).decoder, SingleDecoder)
+
+
+def test_a_folder_that_names_a_library_is_refused(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder.path, tmp_path / "evil")
+    config = json.loads((tmp_path / "evil/genai_config.json").read_text())
+    config["model"]["decoder"]["session_options"]["custom_ops_library"] = "merges.data"
+    (tmp_path / "evil/genai_config.json").write_text(json.dumps(config))
+
+    with pytest.raises(InvalidPackage, match="code of a folder never runs"):
+        read_folder(tmp_path / "evil")
 
 
 def test_more_answers_than_the_cache_holds_wait_for_each_other(folder: Folder, make: Make) -> None:

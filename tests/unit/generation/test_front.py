@@ -1,5 +1,6 @@
 """Another engine behind our probes, metrics and drain: here a second server of ours, which speaks OpenAI's API."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,6 +108,16 @@ def test_a_drain_lets_streams_of_the_engine_come_to_their_end(server: Serving, s
 
     assert rest[-1] == "data: [DONE]"
     assert front.exit_code() == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/../metrics", "/v1/%2e%2e/metrics", "/v1/..%2fmetrics", "/v1/./models"])
+def test_no_path_leads_out_of_what_is_passed_on(front: Serving, path: str) -> None:
+    host, port = front.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 404 ")
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,11 @@ def test_settings_beyond_openai_s_are_those_of_vllm(client: openai.OpenAI) -> No
     [
         ({"model": "another", "messages": QUESTION}, "there is no model another; this server has counting version r1"),
         ({"messages": []}, "messages: List should have at least 1 item"),
-        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user"}]}, "messages.0: content: Field required"),
         ({"messages": QUESTION, "temperature": 3}, "temperature: Input should be less than or equal to 2"),
-        ({"messages": QUESTION, "tools": []}, "tools is not known here; leave it out"),
+        ({"messages": QUESTION, "tools": [{}]}, "tools is not known here; leave it out"),
+        ({"messages": QUESTION, "response_format": {"type": "json_object"}}, "response_format is not known here"),
+        ({"messages": [{"role": "user", "content": "a\0b"}]}, "U+0000"),
         ({"messages": QUESTION, "top_logprobs": 2}, "top_logprobs needs logprobs: true"),
         ({"messages": QUESTION, "stream_options": {}}, "stream_options needs stream: true"),
         ({"messages": QUESTION, "n": 17}, "n: Input should be less than or equal to 16"),
@@ -160,6 +162,47 @@ def test_the_client_raises_what_it_raises_for_openai(client: openai.OpenAI) -> N
         client.completions.create(model="another", prompt="after")
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.completions.create(model=MODEL, prompt="after", temperature=-1)
+
+
+def test_fields_that_change_nothing_are_taken(client: openai.OpenAI) -> None:
+    idle: Any = {"n": None, "stream": None, "tools": [], "tool_choice": "none", "store": True, "logprobs": None}
+    further: Any = {"response_format": {"type": "text"}, "user": "me", "top_p": 0, "temperature": 1e-310}
+
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, **idle, **further)
+
+    assert answer.choices[0].message.content == "eight"
+
+
+def test_an_answer_can_be_sent_back_as_it_was(client: openai.OpenAI) -> None:
+    messages: Any = list(QUESTION)
+    messages.append(client.chat.completions.create(model=MODEL, messages=messages).choices[0].message)
+    messages.append({"role": "user", "content": "what comes after one?"})
+
+    answer = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=3)
+
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens or 0 > 8
+
+
+def test_offsets_of_tokens_go_on_through_a_stream(client: openai.OpenAI) -> None:
+    events = client.completions.create(model=MODEL, prompt="after three", logprobs=1, stream=True)
+
+    offsets = [
+        at
+        for event in events
+        for choice in event.choices
+        for at in (choice.logprobs.text_offset or [] if choice.logprobs else [])
+    ]
+    assert offsets == [0, 6]
+
+
+def test_as_many_choices_as_are_allowed_are_given_by_a_server_for_one_at_a_time(counting: Any, serve: Serve) -> None:
+    serving = serve(counting, MAX_BATCH_SIZE="1")
+
+    answer = httpx.post(f"{serving.url}/v1/completions", json={"prompt": "after three", "n": 16}, timeout=60)
+
+    assert [choice["text"] for choice in answer.json()["choices"]] == [" comes four"] * 16
 
 
 def test_what_is_no_json_is_refused(http: httpx.Client) -> None:

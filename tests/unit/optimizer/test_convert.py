@@ -124,7 +124,7 @@ def test_onnx_is_passed_on_with_a_note(linear_package: Callable[..., Path], work
 
 
 def test_another_target_is_an_invalid_spec() -> None:
-    with pytest.raises(InvalidSpec, match="'onnx', 'litert' or 'savedmodel'"):
+    with pytest.raises(InvalidSpec, match="'onnx', 'litert', 'savedmodel' or 'genai'"):
         Convert.parse({"to": "tensorflow"})
 
 

@@ -109,11 +109,12 @@ def test_a_folder_of_the_user_s_own_is_served_as_it_is(
 
 def test_no_code_of_a_folder_is_kept(folder: Model, tmp_path: Path) -> None:
     shutil.copytree(folder.folder, tmp_path / "own")
-    (tmp_path / "own/evil.py").write_text("raise SystemExit")
+    for name in ("evil.py", "evil", "evil.so.1", "evil.data"):
+        (tmp_path / "own" / name).write_text("raise SystemExit")
 
     made = imported(tmp_path / "own", tmp_path / "made", ModelFormat.GENAI)
 
-    assert not (made.folder / "evil.py").exists()
+    assert not list(made.folder.glob("evil*"))
     assert (made.folder / "tokenizer.json").exists()
 
 
@@ -139,6 +140,12 @@ def without_a_config(folder: Path) -> None:
     (folder / "genai_config.json").unlink()
 
 
+def with_a_library(folder: Path) -> None:
+    config = json.loads((folder / "genai_config.json").read_text())
+    config["model"]["decoder"]["session_options"]["custom_ops_library"] = "merges.data"
+    (folder / "genai_config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -146,6 +153,7 @@ def without_a_config(folder: Path) -> None:
         (without_weights, "model.onnx.data"),
         (with_a_graph_elsewhere, "leads outside"),
         (with_half_a_config, "describes no decoder"),
+        (with_a_library, "code of a folder never runs"),
         (without_a_config, "genai_config.json"),
     ],
 )
@@ -177,7 +185,7 @@ def test_a_folder_without_a_tokenizer_cannot_become_one(counting_build: Path, tm
 
 @pytest.mark.parametrize(
     ("quantize", "taken"),
-    [({"dtype": "int8"}, False), ({"dtype": "int8", "mode": "weights"}, True)],
+    [({"dtype": "int8"}, False), ({"dtype": "fp16"}, True), ({"dtype": "int8", "mode": "weights"}, True)],
 )
 def test_only_weights_of_a_decoder_are_quantized(
     counting: dict[str, str], run_job: Callable[..., Any], quantize: dict[str, Any], taken: bool

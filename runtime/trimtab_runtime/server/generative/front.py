@@ -20,7 +20,7 @@ from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.logs import say
-from trimtab_runtime.protocol.errors import Busy, RequestError
+from trimtab_runtime.protocol.errors import Busy, RequestError, UnknownModel
 from trimtab_runtime.server import health
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.draining import DrainingServer, certificates_of, rest_config
@@ -77,9 +77,18 @@ class Front:
         """Pass a request on. Raises Busy where the engine does not answer."""
         body = await read_body(request, self._intake)
         headers = {name: value for name, value in request.headers.items() if name not in _OF_A_CONNECTION}
-        url = httpx.URL(path=request.url.path, query=request.url.query.encode())
-        asked = self._http.build_request(request.method, url, content=body, headers=headers)
+        asked = self._http.build_request(request.method, self._url(request), content=body, headers=headers)
         return Relayed(await self._answer(request, asked))
+
+    def _url(self, request: Request) -> httpx.URL:
+        """Return where a request goes: to a path below /v1/, whatever segments say. Raises UnknownModel."""
+        path: bytes = request.scope["raw_path"]
+        query = request.url.query.encode()
+        url = self._http.base_url.copy_with(raw_path=path + (b"?" + query if query else b""))
+        segments = request.url.path.split("/")
+        if "." in segments or ".." in segments or not url.raw_path.startswith(b"/v1/"):
+            raise UnknownModel("only what lies below /v1/ is served here")
+        return url
 
     async def _answer(self, request: Request, asked: httpx.Request) -> httpx.Response:
         """Wait for the head of the answer, as long as the caller does."""

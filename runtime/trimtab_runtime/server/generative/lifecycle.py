@@ -19,7 +19,7 @@ from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.manifest import read_manifest
 from trimtab_runtime.model.sums import verified
 from trimtab_runtime.protocol.errors import RequestError
-from trimtab_runtime.protocol.openai import Reader
+from trimtab_runtime.protocol.openai import MOST_CHOICES, Reader
 from trimtab_runtime.server import health
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.draining import DrainingServer, certificates_of, rest_config
@@ -66,7 +66,7 @@ def _plane(
     decoder = loaded.decoder
     say("learned", together=loaded.difference is not None, difference=loaded.difference, mostTokens=decoder.most_tokens)
     generation.learned(config.max_batch_size, loaded.difference)
-    most_waiting = _WAITING_FOR_EACH * config.max_batch_size
+    most_waiting = max(MOST_CHOICES, _WAITING_FOR_EACH * config.max_batch_size)
     tell = teller(asyncio.get_running_loop())
     engine = Engine(decoder, words, folder.ends, most_waiting, generation, tell)
     reader = Reader(words, folder.defaults, folder.vocabulary, config.answer_tokens, decoder.most_tokens)

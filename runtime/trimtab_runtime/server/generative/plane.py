@@ -34,7 +34,7 @@ class GenerativePlane:
 
     async def is_up(self) -> bool:
         """Tell whether requests can be answered now."""
-        return self.ready
+        return self.ready and self._engine.is_alive
 
     def metadata(self) -> dict[str, Any]:
         """Return the metadata of the model."""

@@ -41,7 +41,7 @@ def openai_error(error: Exception) -> Response:
     """Return what the caller is told of an error, in OpenAI's form, which its clients read."""
     answer = error_answer(error)
     is_ours = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    kind = "server_error" if is_ours and not isinstance(error, Busy) else "invalid_request_error"
+    kind = "server_error" if is_ours else "invalid_request_error"
     text = str(error) if answer.status != HTTPStatus.INTERNAL_SERVER_ERROR else "internal error; see the server's log"
     code = "model_not_found" if isinstance(error, UnknownModel) else None
     content = {"error": {"message": text, "type": kind, "param": None, "code": code}}

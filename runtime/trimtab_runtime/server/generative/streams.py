@@ -11,6 +11,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from trimtab_runtime.logs import complain
+from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.protocol.openai_answers import Choice
 from trimtab_runtime.server.answers import CLIENT_LEFT
 from trimtab_runtime.server.generative.plane import Answers
@@ -65,7 +67,11 @@ class Stream(Lasting):
             self.code = "200"
         except Exception as error:
             self.code = "500"
-            yield failed_event(error)
+            if not isinstance(error, RequestError):
+                complain("a stream failed", error)
+            yield failed_event(
+                str(error) if isinstance(error, RequestError) else "internal error; see the server's log"
+            )
 
 
 def lasting_route(path: str, methods: Sequence[str], handler: Handler, metrics: ServerMetrics, refuse: Refuse) -> Route:
@@ -102,9 +108,9 @@ def event(content: Any) -> bytes:
     return b"data: " + orjson.dumps(content) + b"\n\n"
 
 
-def failed_event(error: Exception) -> bytes:
+def failed_event(text: str) -> bytes:
     """Return the event that ends a stream which could not go on."""
-    return event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
+    return event({"error": {"message": text, "type": "server_error", "param": None, "code": None}})
 
 
 def all_of(contents: Iterable[Any]) -> Iterable[bytes]:
