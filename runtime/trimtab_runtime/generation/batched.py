@@ -83,6 +83,12 @@ class BatchedDecoder:
         self._lengths[row] = min(tokens, self._lengths[row])
         return int(self._lengths[row])
 
+    def copy(self, source: int, row: int, tokens: int) -> int:
+        """Copy keys and values."""
+        self._cache.copy(source, row, tokens)
+        self._lengths[row] = tokens
+        return tokens
+
     def swap(self, one: int, other: int) -> None:
         """Exchange the rows of the cache."""
         self._cache.swap(one, other, int(self._lengths[[one, other]].max()))

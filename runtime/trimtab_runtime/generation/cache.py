@@ -57,6 +57,12 @@ class Cache:
                 made[-1].append(new)
         self.arrays, self.rows, self.capacity = made, rows, capacity
 
+    def copy(self, source: int, row: int, tokens: int) -> None:
+        """Put what a row holds into another, as far as `tokens`."""
+        for arrays in self.arrays:
+            for array in arrays:
+                array[row, :, :tokens] = array[source, :, :tokens]
+
     def swap(self, one: int, other: int, tokens: int) -> None:
         """Exchange what two rows hold, as far as `tokens`."""
         for arrays in self.arrays:

@@ -33,5 +33,8 @@ class Decoder(Protocol):
     def cut(self, row: int, tokens: int) -> int:
         """Forget all but the first tokens of a row, for another answer; return how many of them it holds."""
 
+    def copy(self, source: int, row: int, tokens: int) -> int:
+        """Put the first tokens of a row into another in place of all else; return how many of them it then holds."""
+
     def swap(self, one: int, other: int) -> None:
         """Exchange two rows."""

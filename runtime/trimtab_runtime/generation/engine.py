@@ -2,20 +2,20 @@
 
 Each turn reads at most so many tokens of prompts, and then runs one token of every answer: a long prompt slows the
 others down, but never stops them (chunked prefill: Agrawal et al., 2023). What rows hold when an answer is over stays
-there until another needs the place, so a conversation that goes on is not read again from its beginning.
+there until another needs the place: a conversation that goes on is not read again from its beginning, nor is what all
+prompts begin with.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Final, Protocol
 
-import numpy as np
-
 from trimtab_runtime.generation.answering import Answering, Asked, Deliver, Piece
 from trimtab_runtime.generation.decoder import Decoder
+from trimtab_runtime.generation.rows import Rows
 from trimtab_runtime.generation.words import Words
 from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol.errors import BadRequest, Busy, InferenceFailed
@@ -64,7 +64,7 @@ class Engine:
         self._waiting: deque[Answering] = deque()
         self._running: list[Answering] = []  # in the first rows, in this order
         self._reading: Answering | None = None
-        self._held: list[list[int]] = []  # tokens that each row holds
+        self._rows = Rows()
         self._answer_seconds = 1.0
         self._changed = threading.Condition()
         self._is_closed = False
@@ -149,31 +149,26 @@ class Engine:
             self._waiting.popleft()
             self._reading = answering  # from here on somebody has to tell its caller
         self._decoder.reserve(rows, tokens)
-        held = self._held[: self._decoder.rows]
-        self._held = held + [[] for _ in range(self._decoder.rows - len(held))]
-        for row, kept in enumerate(self._held):
-            del kept[self._decoder.length(row) :]  # less room may have cost some of it
+        self._rows.fit([self._decoder.length(row) for row in range(self._decoder.rows)])
         self._place(answering)
         return answering
 
     def _place(self, answering: Answering) -> None:
-        """Give an answer the free row that holds most of the beginning of its prompt."""
+        """Give an answer a free row, with as much of its prompt as some row holds."""
         prompt = answering.asked.prompt
-        free = range(len(self._running), len(self._held))
-        alike = {row: _common(self._held[row], prompt) for row in free}
-        row = max(free, key=lambda at: (alike[at], -len(self._held[at])))
-        # The last token is read in any case: what comes after it is what was asked for.
-        answering.cached = self._decoder.cut(row, min(alike[row], len(prompt) - 1))
+        row, source, tokens = self._rows.begin(prompt, len(self._running))
+        is_there = row == source
+        answering.cached = self._decoder.cut(row, tokens) if is_there else self._decoder.copy(source, row, tokens)
         answering.row = row
-        del self._held[row][answering.cached :]
+        self._rows.keep(row, prompt[: answering.cached])
 
     def _read(self, answering: Answering, most: int, told: Told) -> int:
         """Read at most so many tokens of a prompt, and return how many; after the last one the answer begins."""
-        held, prompt = self._held[answering.row], answering.asked.prompt
-        piece = prompt[len(held) : len(held) + most]
+        prompt, before = answering.asked.prompt, self._rows.length(answering.row)
+        piece = prompt[before : before + most]
         logits = self._decoder.extend(answering.row, piece)
-        held.extend(piece)
-        if len(held) < len(prompt):
+        self._rows.add(answering.row, piece)
+        if before + len(piece) < len(prompt):
             return len(piece)
         self._reading = None
         self._swap(answering.row, len(self._running))
@@ -190,7 +185,7 @@ class Engine:
         tokens = [item.last for item in running]
         logits = self._decoder.step(tokens)
         for row, token in enumerate(tokens):
-            self._held[row].append(token)
+            self._rows.add(row, [token])
         self._watch.observe_run(len(running), monotonic() - began)
         for answering, row_logits in zip(running, logits, strict=True):
             self._go_on(answering, row_logits, told)
@@ -214,7 +209,7 @@ class Engine:
     def _swap(self, one: int, other: int) -> None:
         if one != other:
             self._decoder.swap(one, other)
-            self._held[one], self._held[other] = self._held[other], self._held[one]
+            self._rows.swap(one, other)
 
     def _fail(self, error: Exception, told: Told) -> None:
         """Have every answer that is being given fail, and begin anew with nothing held."""
@@ -224,14 +219,7 @@ class Engine:
         failed = InferenceFailed("the model could not go on; the server's log has the cause")
         told += [(item, failed) for item in [*self._running, *reading] if id(item) not in over]
         self._running, self._reading = [], None
-        for row in range(len(self._held)):
+        for row in range(self._decoder.rows):
             with suppress(Exception):  # it may be what failed
                 self._decoder.cut(row, 0)
-        self._held = [[] for _ in self._held]
-
-
-def _common(held: Sequence[int], prompt: Sequence[int]) -> int:
-    """Return how many tokens two sequences have in common at their beginning."""
-    length = min(len(held), len(prompt))
-    differs = np.flatnonzero(np.asarray(held[:length]) != np.asarray(prompt[:length]))
-    return int(differs[0]) if len(differs) else length
+        self._rows.clear()

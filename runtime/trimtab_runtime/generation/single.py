@@ -96,6 +96,10 @@ class SingleDecoder:
         used.length = min(tokens, used.length)
         return used.length
 
+    def copy(self, source: int, row: int, tokens: int) -> int:
+        """Begin a generator anew: what another holds cannot be had."""
+        return self.cut(row, 0)
+
     def swap(self, one: int, other: int) -> None:
         """Exchange two generators."""
         self._rows[one], self._rows[other] = self._rows[other], self._rows[one]

@@ -203,6 +203,52 @@ def test_a_prompt_that_goes_on_from_an_answer_is_not_read_again(talk: Talk) -> N
     assert talk.watching.cached[-1] >= len(talk.words.encode(begun)) + 1
 
 
+def test_answers_are_right_whatever_of_their_prompts_is_held_copied_or_read(folder: Folder, make: Make) -> None:
+    random = np.random.default_rng(5)
+    parts = [random.integers(3, 300, int(size)).tolist() for size in (40, 25, 3, 60, 1)]
+    prompts = [[token for at in random.integers(0, 5, 3) for token in parts[at]] for _ in range(40)]
+    budget = 8 * 256 * folder.token_bytes(4)  # less than they would take together: rows come and go
+    talk = make(BatchedDecoder(folder, 1, ROWS, budget))
+
+    def ask(talk: Talk, prompt: list[int], most: int) -> Answer:
+        answer = Answer()
+        talk.engine.submit(Asked(tuple(prompt), most, ignores_end=True), answer.take)
+        return answer
+
+    lengths = random.integers(1, 30, len(prompts)).tolist()
+    answers = [ask(talk, prompt, most) for prompt, most in zip(prompts, lengths, strict=True)]
+    texts = [answer.text() for answer in answers]
+
+    lone = make(BatchedDecoder(folder, 1, 1, budget))
+    assert texts == [ask(lone, prompt, most).text() for prompt, most in zip(prompts, lengths, strict=True)]
+    assert sum(talk.watching.cached) > 500
+
+
+def test_what_all_prompts_begin_with_is_read_once(folder: Folder, make: Make) -> None:
+    talk = make(BatchedDecoder(folder, 1, ROWS, BUDGET))
+    begun = "after three comes four<|end|>" * 6
+    prompts = [f"{begun}after {number} comes" for number in ("one", "six", "nine")]
+    alone = [make(BatchedDecoder(folder, 1, ROWS, BUDGET)).ask(prompt).text() for prompt in prompts]
+
+    talk.ask(begun + "after", most=100, ignores_end=True)  # which is being given while the others come
+    answers = [talk.ask(prompt) for prompt in prompts]
+
+    assert [answer.text() for answer in answers] == alone
+    assert min(talk.watching.cached[1:]) >= len(talk.words.encode(begun))
+
+
+def test_a_conversation_is_kept_when_another_begins_alike(folder: Folder, make: Make) -> None:
+    talk = make(BatchedDecoder(folder, 1, ROWS, BUDGET))
+    begun = "after three comes four<|end|>" * 4
+    first, second = (begun + text * 10 for text in ("after one comes two<|end|>", "after nine comes ten<|end|>"))
+
+    for prompt in (first, second, first + "after", second + "after"):
+        talk.ask(prompt).text()
+
+    lengths = [len(talk.words.encode(prompt)) for prompt in (begun, first, second)]
+    assert [before >= length for before, length in zip(talk.watching.cached[1:], lengths, strict=True)] == [True] * 3
+
+
 def test_what_is_held_of_other_answers_changes_none(talk: Talk) -> None:
     prompts = [f"after {number} comes" for number in ("one", "two", "nine")] * 4
 
