@@ -19,13 +19,13 @@ from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.manifest import read_manifest
 from trimtab_runtime.model.sums import verified
 from trimtab_runtime.protocol.errors import RequestError
-from trimtab_runtime.protocol.openai import MOST_CHOICES, Reader
 from trimtab_runtime.server import health
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.draining import DrainingServer, certificates_of, rest_config
 from trimtab_runtime.server.generative import page, routes
 from trimtab_runtime.server.generative.metrics import GenerationMetrics
 from trimtab_runtime.server.generative.plane import EXTENSIONS, GenerativePlane, teller
+from trimtab_runtime.server.generative.requests import MOST_CHOICES, Reader
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.place import Place
 from trimtab_runtime.server.rest import no_route, refuse

@@ -9,8 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trimtab_runtime.dataplane import SERVER_VERSION
-from trimtab_runtime.protocol.openai import Chat, Completion, Generate
 from trimtab_runtime.server.generative.plane import GenerativePlane
+from trimtab_runtime.server.generative.requests import Chat, Completion, Generate
 from trimtab_runtime.server.handling import json_response
 from trimtab_runtime.server.pages import page_route
 

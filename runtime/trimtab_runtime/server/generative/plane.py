@@ -9,8 +9,8 @@ from trimtab_runtime.generation.engine import Engine, Told
 from trimtab_runtime.generation.words import Words
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.protocol.errors import UnknownModel
-from trimtab_runtime.protocol.openai import Reader
 from trimtab_runtime.server.connections import Served
+from trimtab_runtime.server.generative.requests import Reader
 
 EXTENSIONS: Final = ("generate",)
 _PLATFORM: Final = "onnxruntime_genai"

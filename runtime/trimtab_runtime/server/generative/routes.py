@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trimtab_runtime.protocol.errors import Busy, UnknownModel
-from trimtab_runtime.protocol.openai import Chat, Completion, Generate, Prompts, read_request
-from trimtab_runtime.protocol.openai_answers import ChatForm, CompletionForm, Form, usage
 from trimtab_runtime.server.answers import error_answer
+from trimtab_runtime.server.generative.forms import ChatForm, CompletionForm, Form, usage
 from trimtab_runtime.server.generative.plane import Answers, GenerativePlane
+from trimtab_runtime.server.generative.requests import Chat, Completion, Generate, Prompts, read_request
 from trimtab_runtime.server.generative.streams import Handler, Refuse, Stream, all_of, event, lasting_route, whole
 from trimtab_runtime.server.handling import json_response, read_body, response
 from trimtab_runtime.server.metrics import ServerMetrics

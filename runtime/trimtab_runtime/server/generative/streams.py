@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol.errors import RequestError
-from trimtab_runtime.protocol.openai_answers import Choice
 from trimtab_runtime.server.answers import CLIENT_LEFT
+from trimtab_runtime.server.generative.forms import Choice
 from trimtab_runtime.server.generative.plane import Answers
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.tracing import TRACE_PARENT
