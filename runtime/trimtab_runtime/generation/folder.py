@@ -60,7 +60,7 @@ def read_folder(path: Path) -> Folder:
             layers=int(decoder["num_hidden_layers"]),
             heads=int(decoder["num_key_value_heads"]),
             head_size=int(decoder["head_size"]),
-            context=int(model["context_length"]),
+            context=_context(model),
             vocabulary=int(model["vocab_size"]),
             ends=frozenset(int(end) for end in (ends if isinstance(ends, list) else [ends])),
             defaults=_defaults(content.get("search", {})),
@@ -72,6 +72,16 @@ def read_folder(path: Path) -> Folder:
     if graph.resolve().parent != path.resolve() or not graph.is_file():
         raise InvalidPackage(f"{GENAI_FILE} names the graph {decoder['filename']}, and the folder has no such file")
     return found
+
+
+def _context(model: Mapping[str, Any]) -> int:
+    """Return the tokens that a sequence can have.
+
+    Where all layers look at a window of tokens, the builder (0.18) leaves it out of the graph: it is right within one.
+    """
+    window = model["decoder"].get("sliding_window") or {}
+    whole = int(model["context_length"])
+    return min(whole, int(window["window_size"])) if window and not window.get("layers") else whole
 
 
 def _defaults(search: Mapping[str, Any]) -> Defaults:

@@ -380,6 +380,18 @@ def test_a_graph_that_turns_positions_by_the_longest_row_runs_one_by_one(folder:
     assert isinstance(load_decoder(read_folder(tmp_path / "long"), 1, ROWS, BUDGET).decoder, SingleDecoder)
 
 
+@pytest.mark.parametrize(("layers", "longest"), [([], 64), ([0], 512)])
+def test_a_graph_that_lost_its_window_is_right_within_it(
+    layers: list[int], longest: int, folder: Folder, tmp_path: Path
+) -> None:
+    shutil.copytree(folder.path, tmp_path / "window")
+    config = json.loads((tmp_path / "window/genai_config.json").read_text())
+    config["model"]["decoder"]["sliding_window"] = {"window_size": 64, "layers": layers}
+    (tmp_path / "window/genai_config.json").write_text(json.dumps(config))
+
+    assert BatchedDecoder(read_folder(tmp_path / "window"), 1, ROWS, BUDGET).most_tokens == longest
+
+
 def test_a_folder_that_names_a_library_is_refused(folder: Folder, tmp_path: Path) -> None:
     shutil.copytree(folder.path, tmp_path / "evil")
     config = json.loads((tmp_path / "evil/genai_config.json").read_text())
