@@ -27,6 +27,9 @@ from install import trained
 
 _SIZES: Final = {"full": (3, 64, (1, 4, 16)), "small": (1, 24, (1, 8))}  # rounds, tokens, callers at once
 _PROMPT: Final = 48  # words
+_LONG: Final = 200
+_COMMON: Final = 180
+_FEW: Final = 8  # tokens
 _CHAT: Final = "/v1/chat/completions"
 _WORDS: Final = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _MODEL: Final = """
@@ -71,11 +74,13 @@ def measure() -> Table:
         _write_models(place)
         ways = [(way, _started(stack, way, place)) for way in _ways(place)]
         rows = [row for count in callers for row in _rows(ways, count, tokens, rounds)]
+        rows += _alike(ways, callers[-1], rounds)
     how = (
         "A Llama of 91 million weights with random values, answers of "
         f"{tokens} tokens to prompts of {_PROMPT} words, in streamed chats; one thread for a model, the caller "
         f"on the other core, {rounds} rounds in turns. Median (smallest to largest). Ratios are by onnxruntime-genai, "
-        "one by one, with the same weights, in each round: its generators behind our server (DECODER=single)."
+        "one by one, with the same weights, in each round: its generators behind our server (DECODER=single). The last "
+        f"rows have answers of {_FEW} tokens to long prompts."
     )
     head = ("weights", "callers", "server", "tokens/s", "by one by one", "ms to the first", "ms of CPU/token")
     return Table(how, head, tuple(rows), kept=chosen == "full")
@@ -132,7 +137,7 @@ def _rows(ways: list[tuple[Way, Server]], callers: int, tokens: int, rounds: int
     found: dict[int, list[Talked]] = {at: [] for at in range(len(ways))}
     for count in range(rounds):
         for at, (way, server) in enumerate(ways):
-            found[at].append(_talked(way, server, callers, tokens, seed=count))
+            found[at].append(_talked(way, server, _prompts(callers, _PROMPT, 0, seed=count), tokens))
     for at, (way, _) in enumerate(ways):
         base = next(n for n, (other, _) in enumerate(ways) if "one by one" in other.kind.shown and _same(other, way))
         rates = [item.rate for item in found[at]]
@@ -147,13 +152,40 @@ def _rows(ways: list[tuple[Way, Server]], callers: int, tokens: int, rounds: int
         )
 
 
+def _alike(ways: list[tuple[Way, Server]], callers: int, rounds: int) -> Iterator[tuple[str, ...]]:
+    """Ask with long prompts, which have nothing in common, or their beginning, as what a system is told has."""
+    asked = [(way, server) for way, server in ways if way.folder == "int4"]
+    found: dict[tuple[int, bool], list[Talked]] = {}
+    for count in range(rounds):
+        for at, (way, server) in enumerate(asked):
+            for common in (False, True):
+                prompts = _prompts(callers, _LONG, _COMMON if common else 0, seed=1000 + count)
+                found.setdefault((at, common), []).append(_talked(way, server, prompts, _FEW))
+    for (at, common), talked in found.items():
+        base, rates = found[1, common], [item.rate for item in talked]
+        what = f"{_COMMON} of {_LONG} words in common" if common else f"{_LONG} words each"
+        yield (
+            "int4",
+            str(callers),
+            f"{asked[at][0].kind.shown}; {what}",
+            spread(rates, digits=0),
+            "1" if at == 1 else spread(ratios(rates, [item.rate for item in base])),
+            spread([item.first for item in talked], digits=0),
+            f"{median(item.cost for item in talked):.2f}",
+        )
+
+
 def _same(one: Way, other: Way) -> bool:
     return (one.folder == "int4") == (other.folder == "int4")
 
 
-def _talked(way: Way, server: Server, callers: int, tokens: int, seed: int) -> Talked:
+def _prompts(callers: int, words: int, common: int, seed: int) -> list[str]:
     random = np.random.default_rng([seed, callers])
-    prompts = [" ".join(random.choice(_WORDS, _PROMPT)) for _ in range(callers)]
+    begun = list(random.choice(_WORDS, common))
+    return [" ".join([*begun, *random.choice(_WORDS, words - common)]) for _ in range(callers)]
+
+
+def _talked(way: Way, server: Server, prompts: list[str], tokens: int) -> Talked:
     before, began = server.seconds(), time.perf_counter()
     answers = asyncio.run(_ask_all(way, server, prompts, tokens))
     seconds = time.perf_counter() - began
