@@ -213,7 +213,7 @@ async def _ask(http: httpx.AsyncClient, way: Way, prompt: str, tokens: int) -> t
                 count = event["usage"]["completion_tokens"]
             if not first and any(choice["delta"].get("content") for choice in event["choices"]):
                 first = time.perf_counter() - began
-    return first, count
+    return first or time.perf_counter() - began, count  # tokens may bring no text
 
 
 def _body(way: Way, prompt: str, tokens: int) -> dict[str, Any]:
