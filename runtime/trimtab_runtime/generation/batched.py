@@ -108,8 +108,8 @@ class BatchedDecoder:
         binding = self._session.io_binding()
         binding.bind_cpu_input(self._words, words)
         binding.bind_cpu_input(self._mask, mask)
-        positions = before[:, None] + np.arange(words.shape[1])
         if self._takes_positions:
+            positions = before[:, None] + np.arange(words.shape[1])
             binding.bind_cpu_input(self._positions, positions)
         binding.bind_output(self._folder.outputs.get("logits", "logits"), _CPU)
         self._bind_cache(binding, first, end)

@@ -1,5 +1,7 @@
 """The REST application: routes of the Open Inference Protocol, /predict, /metrics, and what other modules add."""
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -38,7 +40,12 @@ def make_app(
         explains = explaining is not None and explaining.is_there
         routes += [*v1.routes(plane, metrics), *pages.routes(plane, explains)]
         routes += explaining.routes() if explaining is not None else []
-    app = Starlette(routes=routes, exception_handlers={RequestError: refuse, HTTPException: no_route})
+    return application(routes)
+
+
+def application(routes: Sequence[Route]) -> Starlette:
+    """Return an application of routes, which answers errors in the protocol's form."""
+    app = Starlette(routes=routes, exception_handlers={RequestError: _refuse, HTTPException: _no_route})
     app.router.redirect_slashes = False
     return app
 
@@ -66,13 +73,11 @@ class _Views:
         self._plane.find(request.path_params["model"], request.path_params.get("version"))
 
 
-async def refuse(_: Request, error: Exception) -> Response:
-    """Answer an error that no handler took."""
+async def _refuse(_: Request, error: Exception) -> Response:
     return response(error_answer(error))
 
 
-async def no_route(request: Request, error: Exception) -> Response:
-    """Answer a call that goes nowhere."""
+async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"{request.method} {request.url.path}: {error.detail.lower()}; GET /v2 and its models are served here"
     return response(text_answer(error.status_code, text, tuple((error.headers or {}).items())))

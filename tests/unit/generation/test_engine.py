@@ -380,26 +380,30 @@ def test_a_graph_that_turns_positions_by_the_longest_row_runs_one_by_one(folder:
     assert isinstance(load_decoder(read_folder(tmp_path / "long"), 1, ROWS, BUDGET).decoder, SingleDecoder)
 
 
+def with_in_decoder(folder: Folder, tmp_path: Path, **settings: Any) -> Path:
+    """Return a copy of a folder whose configuration says something else of the decoder."""
+    copy = tmp_path / "changed"
+    shutil.copytree(folder.path, copy)
+    config = json.loads((copy / "genai_config.json").read_text())
+    config["model"]["decoder"] |= settings
+    (copy / "genai_config.json").write_text(json.dumps(config))
+    return copy
+
+
 @pytest.mark.parametrize(("layers", "longest"), [([], 64), ([0], 512)])
 def test_a_graph_that_lost_its_window_is_right_within_it(
     layers: list[int], longest: int, folder: Folder, tmp_path: Path
 ) -> None:
-    shutil.copytree(folder.path, tmp_path / "window")
-    config = json.loads((tmp_path / "window/genai_config.json").read_text())
-    config["model"]["decoder"]["sliding_window"] = {"window_size": 64, "layers": layers}
-    (tmp_path / "window/genai_config.json").write_text(json.dumps(config))
+    changed = with_in_decoder(folder, tmp_path, sliding_window={"window_size": 64, "layers": layers})
 
-    assert BatchedDecoder(read_folder(tmp_path / "window"), 1, ROWS, BUDGET).most_tokens == longest
+    assert BatchedDecoder(read_folder(changed), 1, ROWS, BUDGET).most_tokens == longest
 
 
 def test_a_folder_that_names_a_library_is_refused(folder: Folder, tmp_path: Path) -> None:
-    shutil.copytree(folder.path, tmp_path / "evil")
-    config = json.loads((tmp_path / "evil/genai_config.json").read_text())
-    config["model"]["decoder"]["session_options"]["custom_ops_library"] = "merges.data"
-    (tmp_path / "evil/genai_config.json").write_text(json.dumps(config))
+    changed = with_in_decoder(folder, tmp_path, session_options={"custom_ops_library": "merges.data"})
 
     with pytest.raises(InvalidPackage, match="code of a folder never runs"):
-        read_folder(tmp_path / "evil")
+        read_folder(changed)
 
 
 def test_more_answers_than_the_cache_holds_wait_for_each_other(folder: Folder, make: Make) -> None:

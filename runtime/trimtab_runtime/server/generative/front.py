@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import httpx
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -30,7 +29,7 @@ from trimtab_runtime.server.generative.streams import Handler, Lasting, lasting_
 from trimtab_runtime.server.handling import read_body
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.place import Place
-from trimtab_runtime.server.rest import no_route, refuse
+from trimtab_runtime.server.rest import application
 from trimtab_runtime.server.tracing import open_tracing
 
 _PLATFORM: Final = "openai"
@@ -148,9 +147,7 @@ async def serve_front(config: RuntimeConfig, place: Place) -> None:
 def _app(front: Front, metrics: ServerMetrics) -> Starlette:
     relays = lasting_route("/v1/{path:path}", ["POST"], front.relay, metrics, openai_error)
     found = [*health.routes(front, [metrics], ()), relays, Route("/v1/{path:path}", _shown(front))]
-    app = Starlette(routes=found, exception_handlers={RequestError: refuse, HTTPException: no_route})
-    app.router.redirect_slashes = False
-    return app
+    return application(found)
 
 
 def _shown(front: Front) -> Handler:

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 
 from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.config import RuntimeConfig
@@ -18,7 +17,6 @@ from trimtab_runtime.logs import say
 from trimtab_runtime.model.cpus import available_cpus
 from trimtab_runtime.model.manifest import read_manifest
 from trimtab_runtime.model.sums import verified
-from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.server import health
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.draining import DrainingServer, certificates_of, rest_config
@@ -28,7 +26,7 @@ from trimtab_runtime.server.generative.plane import EXTENSIONS, GenerativePlane,
 from trimtab_runtime.server.generative.requests import MOST_CHOICES, Reader
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.place import Place
-from trimtab_runtime.server.rest import no_route, refuse
+from trimtab_runtime.server.rest import application
 from trimtab_runtime.server.tracing import open_tracing
 
 _WAITING_FOR_EACH: Final = 8  # prompts that may wait for every answer that can be given at once
@@ -79,6 +77,4 @@ def _app(plane: GenerativePlane, metrics: ServerMetrics, generation: GenerationM
         *routes.routes(plane, metrics),
         *page.routes(plane),
     ]
-    app = Starlette(routes=found, exception_handlers={RequestError: refuse, HTTPException: no_route})
-    app.router.redirect_slashes = False
-    return app
+    return application(found)
