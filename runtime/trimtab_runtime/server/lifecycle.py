@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import math
-import threading
 from functools import partial
 from typing import Any, Final
 
@@ -26,10 +25,9 @@ from trimtab_runtime.server.metrics import ServerMetrics, all_started
 from trimtab_runtime.server.place import Place, bind
 from trimtab_runtime.server.rest import make_app
 from trimtab_runtime.server.tls import Certificates
-from trimtab_runtime.server.tracing import Tracing, open_tracing
+from trimtab_runtime.server.tracing import close_soon, open_tracing
 
 _LOOK_SECONDS: Final = 0.01
-_LAST_SPANS_SECONDS: Final = 3.0
 
 
 async def serve(config: RuntimeConfig, place: Place) -> None:
@@ -52,18 +50,8 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     await DrainingServer(rest, plane, grpc, config.drain_seconds, certificates).serve(sockets)
     explaining.close()
     if tracing is not None:
-        await _close(tracing)
+        await close_soon(tracing)
     say("stopped", model=name, revision=config.revision)
-
-
-async def _close(tracing: Tracing) -> None:
-    """Send what is left of spans, for a short time: a collector that is gone does not keep a pod from its end."""
-    closing = threading.Thread(target=tracing.close, daemon=True)
-    closing.start()
-    for _ in range(int(_LAST_SPANS_SECONDS / _LOOK_SECONDS)):
-        if not closing.is_alive():
-            return
-        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _collect_seldom() -> None:

@@ -3,7 +3,9 @@
 Source: W3C Server Timing and Trace Context; OpenTelemetry's semantic conventions of HTTP and RPC servers.
 """
 
+import asyncio
 import os
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 TRACE_PARENT: Final = "traceparent"
 SERVER_TIMING: Final = "server-timing"
+_LOOK_SECONDS: Final = 0.01
+_LAST_SPANS_SECONDS: Final = 3.0
 _MS: Final = 1e3
 _NS: Final = 1e9
 
@@ -110,6 +114,16 @@ def open_tracing(config: RuntimeConfig, model: str) -> Tracing | None:
     if not (config.access_log or config.server_timing or config.spans):
         return None
     return Tracing(model, config.revision, config.access_log, config.server_timing, config.spans)
+
+
+async def close_soon(tracing: Tracing) -> None:
+    """Send what is left of spans, for a short time: a collector that is gone does not keep a pod from its end."""
+    closing = threading.Thread(target=tracing.close, daemon=True)
+    closing.start()
+    for _ in range(int(_LAST_SPANS_SECONDS / _LOOK_SECONDS)):
+        if not closing.is_alive():
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def is_our_fault(code: str) -> bool:

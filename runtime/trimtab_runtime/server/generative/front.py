@@ -30,7 +30,7 @@ from trimtab_runtime.server.handling import read_body
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.place import Place
 from trimtab_runtime.server.rest import application
-from trimtab_runtime.server.tracing import open_tracing
+from trimtab_runtime.server.tracing import close_soon, open_tracing
 
 _PLATFORM: Final = "openai"
 _CONNECT_SECONDS: Final = 5.0  # that an answer may take, the engine knows itself
@@ -126,9 +126,8 @@ async def serve_front(config: RuntimeConfig, place: Place) -> None:
     """Serve until SIGTERM and a drain. Raises InvalidSpec for settings that do not fit."""
     if config.engine is None or config.model_name is None or config.workers > 1:
         raise InvalidSpec("with TRIMTAB_ENGINE, TRIMTAB_MODEL_NAME has to be set, and TRIMTAB_WORKERS to 1")
-    metrics = ServerMetrics(
-        config.model_name, config.revision, place.tallies, place.process, open_tracing(config, config.model_name)
-    )
+    tracing = open_tracing(config, config.model_name)
+    metrics = ServerMetrics(config.model_name, config.revision, place.tallies, place.process, tracing)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
     async with httpx.AsyncClient(base_url=config.engine, limits=limits, timeout=timeout, trust_env=False) as http:
@@ -141,6 +140,8 @@ async def serve_front(config: RuntimeConfig, place: Place) -> None:
         say("standing before", engine=config.engine, probe=config.engine_probe)
         rest = rest_config(config, app, protocol, certificates)
         await DrainingServer(rest, front, None, config.drain_seconds, certificates).serve()
+    if tracing is not None:
+        await close_soon(tracing)
     say("stopped", model=config.model_name, revision=config.revision)
 
 

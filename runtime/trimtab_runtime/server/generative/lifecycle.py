@@ -27,7 +27,7 @@ from trimtab_runtime.server.generative.requests import MOST_CHOICES, Reader
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.place import Place
 from trimtab_runtime.server.rest import application
-from trimtab_runtime.server.tracing import open_tracing
+from trimtab_runtime.server.tracing import close_soon, open_tracing
 
 _WAITING_FOR_EACH: Final = 8  # prompts that may wait for every answer that can be given at once
 
@@ -39,7 +39,8 @@ async def serve_generative(config: RuntimeConfig, place: Place) -> None:
             "a generative model is served by one process, which gives many answers at once; set workers to 1"
         )
     name = config.model_name or read_manifest(config.model_dir).name
-    metrics = ServerMetrics(name, config.revision, place.tallies, place.process, open_tracing(config, name))
+    tracing = open_tracing(config, name)
+    metrics = ServerMetrics(name, config.revision, place.tallies, place.process, tracing)
     generation = GenerationMetrics(metrics)
     plane, engine = _plane(config, name, generation, Intake(config.intake_bytes, metrics.intake_cell))
     certificates = certificates_of(config)
@@ -49,6 +50,8 @@ async def serve_generative(config: RuntimeConfig, place: Place) -> None:
     metrics.started()
     await DrainingServer(rest, plane, None, config.drain_seconds, certificates).serve()
     engine.close()
+    if tracing is not None:
+        await close_soon(tracing)
     say("stopped", model=name, revision=config.revision)
 
 
