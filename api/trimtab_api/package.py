@@ -2,10 +2,11 @@
 
 import re
 from enum import StrEnum
+from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trimtab_api.contract import Contract
 from trimtab_api.report import BUILT_IN_METRICS, METRIC_PATTERN
@@ -33,6 +34,10 @@ _BY_CUSTOM: Final = MappingProxyType(
         ModelFormat.TORCHSCRIPT: SCRIPT_FILE,
     }
 )
+MOST_MODELS: Final = 64  # of a collection
+_SERVED_NAME: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"  # a segment of a path
+_VERSION: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+_OF_A_COLLECTION: Final = frozenset({"name", "format", "models", "inputs", "outputs"})
 MOST_METRICS: Final = 8  # of a package; more would not fit into a termination message
 
 
@@ -68,6 +73,30 @@ class Tensor(Contract):
         return self
 
 
+class Member(Contract):
+    """A model of a collection: how callers name it, and its folder, a package of its own.
+
+    Without a version it has that of the server. Of several versions, the first is for callers who ask for none.
+    """
+
+    name: str = Field(pattern=_SERVED_NAME)
+    folder: str
+    version: str | None = Field(default=None, pattern=_VERSION)
+
+    @field_validator("folder")
+    @classmethod
+    def _within(cls, folder: str) -> str:
+        path = PurePosixPath(folder)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"`{folder}` is no folder of the package; name one within it, such as models/first")
+        return str(path)
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _as_text(cls, version: Any) -> Any:
+        return str(version) if type(version) is int else version  # YAML reads 2 as a number
+
+
 class ModelPackage(Contract):
     """The content of `model.yaml`.
 
@@ -78,23 +107,45 @@ class ModelPackage(Contract):
     `metrics` (PyTorch only) maps names to `module:callable`, which get all outputs by name, and the labels.
     `edits` is the file that tells what becomes of the weights when they are read: a pass writes it where the next one
     makes the change with its own. What is served has none.
+    `models` (a collection only, which has no inputs and outputs of its own) are served by one process.
     """
 
     name: str
     format: ModelFormat
-    inputs: tuple[Tensor, ...] = Field(min_length=1)
-    outputs: tuple[Tensor, ...] = Field(min_length=1)
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
     entrypoint: str | None = None
     weights: str | None = None
     labels: tuple[str, ...] | None = None
     structure: str | None = None
     metrics: dict[str, str] | None = None
     edits: str | None = None
+    models: tuple[Member, ...] | None = Field(default=None, min_length=1, max_length=MOST_MODELS)
 
     @property
     def weights_file(self) -> str:
         """Return the file with the weights; where none is named, the one that the format is written to by custom."""
         return self.weights or _BY_CUSTOM.get(self.format, WEIGHTS_FILE)
+
+    @model_validator(mode="after")
+    def _tensors_or_models(self) -> "ModelPackage":
+        is_collection = self.format is ModelFormat.COLLECTION
+        if is_collection != (self.models is not None):
+            raise ValueError("a collection, and nothing else, has `models`: a list of {name, version, folder}")
+        for name, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if not tensors and not is_collection:
+                raise ValueError(f"{name}: a model has at least one, as {{name, datatype, shape}}")
+        if is_collection and (self.inputs or self.outputs or set(self.to_dict()) - _OF_A_COLLECTION):
+            raise ValueError("a collection has a name and `models`; all else stands in the model.yaml of each folder")
+        return self
+
+    @model_validator(mode="after")
+    def _models_apart(self) -> "ModelPackage":
+        served = [(item.name, item.version) for item in self.models or ()]
+        for name, version in served:
+            if served.count((name, version)) > 1 or (version is not None and (name, None) in served):
+                raise ValueError(f"the models named {name} need versions that differ")
+        return self
 
     @model_validator(mode="after")
     def _entrypoint_for_pytorch(self) -> "ModelPackage":

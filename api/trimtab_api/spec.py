@@ -19,6 +19,7 @@ class ModelFormat(StrEnum):
     TORCH_EXPORT = "torch-export"
     TORCHSCRIPT = "torchscript"
     GENAI = "genai"
+    COLLECTION = "collection"
 
     @property
     def is_program(self) -> bool:
@@ -28,7 +29,7 @@ class ModelFormat(StrEnum):
     @property
     def is_served(self) -> bool:
         """Return whether a model of this format can be served as it is."""
-        return self in (ModelFormat.ONNX, ModelFormat.LITERT, ModelFormat.GENAI)
+        return self in (ModelFormat.ONNX, ModelFormat.LITERT, ModelFormat.GENAI, ModelFormat.COLLECTION)
 
 
 class Target(StrEnum):

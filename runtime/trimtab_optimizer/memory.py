@@ -22,6 +22,7 @@ from trimtab_optimizer.streaming.shards import read_header
 LIBRARIES: Final = 400 << 20
 TENSORFLOW: Final = 1 << 30  # of the process that converts to LiteRT, besides the weights
 
+_COLLECTION: Final = "a collection has no data in common; each of its models is measured where it is made"
 _UNWRITTEN: Final = "its weights are written with those of a later pass only, as the model is large"
 _COPIES: Final = 2  # of a weight that ONNX Runtime holds while it loads a model: as it is read, and as kernels want it
 
@@ -47,6 +48,8 @@ def check_memory(name: str, weights: int, factor: float, limit: int | None = Non
 
 def why_not_run(model: Model) -> str | None:
     """Say why a model is not run to measure it, or return None where it can be."""
+    if model.package.format is ModelFormat.COLLECTION:
+        return _COLLECTION
     return unwritten(model) or lacks_memory(model)
 
 

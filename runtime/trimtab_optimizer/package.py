@@ -33,12 +33,14 @@ class Stage(StrEnum):
     QUANTIZED_LITERT = "quantized litert"
     GENAI = "genai"
     QUANTIZED_GENAI = "quantized genai"
+    COLLECTION = "a collection"
 
 
 _STARTS: Final = {
     ModelFormat.ONNX: Stage.ONNX,
     ModelFormat.LITERT: Stage.LITERT,
     ModelFormat.GENAI: Stage.GENAI,
+    ModelFormat.COLLECTION: Stage.COLLECTION,
 }
 
 

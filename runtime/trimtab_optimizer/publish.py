@@ -24,6 +24,7 @@ from trimtab_optimizer.sums import write_sums
 _OF_AN_ARTIFACT: Final = frozenset({REPORT_FILE, SUMS_FILE})  # a source may be one itself
 _CONVERT: Final = (OptimizationPass(convert=Convert()),)
 _SERVED_AS_IT_IS: Final[tuple[OptimizationPass, ...]] = ()
+_SERVED_AS_THEY_ARE: Final = (ModelFormat.LITERT, ModelFormat.GENAI, ModelFormat.COLLECTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _publish_unoptimized(run: Run) -> Unoptimized:
 
 def _conversion(run: Run) -> tuple[OptimizationPass, ...]:
     """Return what makes the source a model that is served in the same way."""
-    if run.plan.for_engine or run.source.package.format in (ModelFormat.LITERT, ModelFormat.GENAI):
+    if run.plan.for_engine or run.source.package.format in _SERVED_AS_THEY_ARE:
         return _SERVED_AS_IT_IS
     is_generative = any(item.convert and item.convert.to is Target.GENAI for item in run.plan.passes)
     return (OptimizationPass(convert=Convert(to=Target.GENAI)),) if is_generative else _CONVERT

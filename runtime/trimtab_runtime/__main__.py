@@ -15,7 +15,7 @@ import uvloop
 from trimtab_runtime.config import RuntimeConfig, read_config
 from trimtab_runtime.ending import told
 from trimtab_runtime.logs import log_as_json
-from trimtab_runtime.model.manifest import is_generative
+from trimtab_runtime.model.manifest import count_models, is_generative
 from trimtab_runtime.server.metrics import tallies_for
 from trimtab_runtime.server.place import Place
 from trimtab_runtime.workers import run_workers
@@ -27,9 +27,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _leave)  # as process 1 of a container there is no default action while we load
     with told():
         config = read_config(sys.argv[1:], os.environ)
+        models = count_models(config.model_dir)
         if config.workers > 1:
-            sys.exit(run_workers(config, _work))
-        _work(config, Place(tallies_for(1)))
+            sys.exit(run_workers(config, models, _work))
+        _work(config, Place(tallies_for(1, models)))
 
 
 def _work(config: RuntimeConfig, place: Place) -> None:

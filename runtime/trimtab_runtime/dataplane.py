@@ -1,13 +1,13 @@
 """What every protocol asks for: is it ready, what is it, infer. Servers are thin layers over this."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from trimtab_api.package import Tensor
 from trimtab_runtime.engine.batcher import Batcher
 from trimtab_runtime.engine.queueing import Done, Outputs, Waiting
-from trimtab_runtime.intake import Intake
 from trimtab_runtime.model.session import Model
-from trimtab_runtime.protocol.errors import BadRequest, UnknownModel
+from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.inputs import Inputs, count_rows
 from trimtab_runtime.protocol.request import InferRequest
 
@@ -17,38 +17,26 @@ EXTENSIONS: Final = ("binary_tensor_data",)
 
 
 class DataPlane:
-    """One model under one name and version. `ready` turns false when the process begins to drain, and stays so."""
+    """One model under one name and version."""
 
-    def __init__(self, name: str, version: str, model: Model, batcher: Batcher, intake: Intake) -> None:
+    def __init__(self, name: str, version: str, model: Model, batcher: Batcher) -> None:
         self.name: Final = name
         self.version: Final = version
         self.package: Final = model.package
         self.inputs: Final = Inputs(model.package.inputs)
         self.platform: Final = model.backend.platform
-        self.intake: Final = intake
-        self.ready = True
         self._batcher = batcher
         self._outputs = tuple(item.name for item in model.package.outputs)
 
-    def find(self, name: str, version: str | None) -> None:
-        """Raise UnknownModel unless this is the model that is served."""
-        if name != self.name or version not in (None, "", self.version):
-            asked = f"{name} version {version}" if version else name
-            raise UnknownModel(f"there is no model {asked}; this server has {self.name} version {self.version}")
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the metadata of the model as the protocol words it."""
+    def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
+        """Return the metadata of the model as the protocol words it; `versions` are all that its name has."""
         return {
             "name": self.name,
-            "versions": [self.version],
+            "versions": list(versions),
             "platform": self.platform,
             "inputs": [_describe(item) for item in self.package.inputs],
             "outputs": [_describe(item) for item in self.package.outputs],
         }
-
-    async def is_up(self) -> bool:
-        """Tell whether requests can be answered now."""
-        return self.ready
 
     def check_room(self) -> None:
         """Raise Busy where no request can be taken, so that none is read in vain."""

@@ -31,8 +31,8 @@ _claims: Final[list[socket.socket]] = []  # open for as long as the process live
 Work = Callable[[RuntimeConfig, Place], None]
 
 
-def run_workers(config: RuntimeConfig, work: Work) -> int:
-    """Run `work` in as many processes as the configuration says, and return the exit code.
+def run_workers(config: RuntimeConfig, models: int, work: Work) -> int:
+    """Run `work` in as many processes as the configuration says, each with all models, and return the exit code.
 
     A process that fails before all are ready ends the others, with its code: what keeps it from serving would keep
     them all. To be called before anything has threads: processes are forked.
@@ -40,14 +40,14 @@ def run_workers(config: RuntimeConfig, work: Work) -> int:
     rest = _reserved(config.host, config.rest_port)
     grpc = _reserved(config.host, config.grpc_port) if "grpc" in config.protocols else None
     ports = replace(config, rest_port=_port(rest), grpc_port=_port(grpc) if grpc else config.grpc_port)
-    return _Supervisor(ports, work).run()
+    return _Supervisor(ports, models, work).run()
 
 
 class _Supervisor:
-    def __init__(self, config: RuntimeConfig, work: Work) -> None:
+    def __init__(self, config: RuntimeConfig, models: int, work: Work) -> None:
         self._config = config
         self._work = work
-        self._tallies = tallies_for(config.workers)
+        self._tallies = tallies_for(config.workers, models)
         self._running: dict[int, int] = {}  # processes by their pids
         self._since = [0.0] * config.workers
         self._delays = [_FIRST_DELAY] * config.workers
@@ -124,7 +124,7 @@ class _Supervisor:
     def _ended(self, process: int, code: int) -> None:
         if self._is_ending:
             self._code = self._code or code
-        elif not all_started(self._tallies):
+        elif not all_started(self._tallies[0]):
             self._code = code or 1
             self._end(signal.SIGTERM)
         else:

@@ -24,6 +24,16 @@ def test_how_a_server_batches_is_read_from_its_metrics(difference: str, safe: st
     assert parse_batching(text, "a") == expected
 
 
+def test_of_several_models_the_one_counts_whose_rows_differ_most() -> None:
+    text = "".join(
+        f'trimtab_batching_{name}{{model="{model}",revision="1"}} {value}\n'
+        for model, values in {"sound": (32.0, 0.0, 1.0), "mixed": (1.0, 0.2, 0.0), "last": (8.0, 0.0, 1.0)}.items()
+        for name, value in zip(("rows", "difference", "safe"), values, strict=True)
+    )
+
+    assert parse_batching(text, "a") == Batching("a", 1, False, 0.2)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -67,17 +67,20 @@ def parse_sample(text: str) -> Sample:
 def parse_batching(text: str, revision: str) -> Batching:
     """Read from the text format of Prometheus how a server batches; `safe` is None where it does not tell.
 
-    It may be older than the question, or somebody else's: what it answers is no reason to fail.
+    Of several models, the one counts whose rows differ most. The server may be older than the question, or somebody
+    else's: what it answers is no reason to fail.
     """
+    found: dict[str, list[float]] = {}
     try:
-        found = {line.name: line.value for family in text_string_to_metric_families(text) for line in family.samples}
+        for line in (line for family in text_string_to_metric_families(text) for line in family.samples):
+            found.setdefault(line.name, []).append(line.value)
     except ValueError:
         found = {}
-    safe, rows = found.get("trimtab_batching_safe"), found.get("trimtab_batching_rows", 1.0)
+    safe, rows = found.get("trimtab_batching_safe"), min(found.get("trimtab_batching_rows", [1.0]))
     if safe is None or not math.isfinite(rows):
         return Batching(revision, 1, None, None)
-    difference = found.get("trimtab_batching_difference", math.inf)
-    return Batching(revision, max(1, int(rows)), bool(safe), difference if math.isfinite(difference) else None)
+    difference = max(found.get("trimtab_batching_difference", [math.inf]))
+    return Batching(revision, max(1, int(rows)), all(safe), difference if math.isfinite(difference) else None)
 
 
 def add_samples(samples: list[Sample]) -> Sample:

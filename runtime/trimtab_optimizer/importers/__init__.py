@@ -1,9 +1,11 @@
 """Take the source as the user has it and make sure it is what its `model.yaml` says, before any pass runs."""
 
 from pathlib import Path
+from typing import Final
 
 from trimtab_api.errors import InvalidPackage, UnsafeFormat
 from trimtab_api.spec import ModelFormat, ModelSource
+from trimtab_optimizer.importers.collection import import_collection
 from trimtab_optimizer.importers.empty import check_empty, is_large
 from trimtab_optimizer.importers.genai import import_genai
 from trimtab_optimizer.importers.huggingface import import_huggingface
@@ -11,6 +13,12 @@ from trimtab_optimizer.importers.litert import import_litert
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch
 from trimtab_optimizer.package import Model, load_package
+
+_NEITHER_TEACH_NOR_LEARN: Final = {
+    ModelFormat.LITERT: "a LiteRT model",
+    ModelFormat.GENAI: "a GenAI model",
+    ModelFormat.COLLECTION: "a collection",
+}
 
 
 def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
@@ -24,6 +32,8 @@ def import_source(source: ModelSource, folder: Path, target: Path) -> Model:
         return import_genai(source, folder, target)
     if source.format is ModelFormat.ONNX:
         return import_onnx(_declared(source, folder), target)
+    if source.format is ModelFormat.COLLECTION:
+        return import_collection(_declared(source, folder), target)
     model = _as_pytorch(source, folder, target)
     if is_large(model):
         check_empty(model)
@@ -63,9 +73,8 @@ def import_beside(folder: Path, uri: str, target: Path) -> Model:
     """Return a teacher or student, in the format of its model.yaml; nothing pickled is read. Raises InvalidPackage."""
     try:
         found = load_package(folder).package.format
-        if found in (ModelFormat.LITERT, ModelFormat.GENAI):
-            kind = "LiteRT" if found is ModelFormat.LITERT else "GenAI"
-            raise InvalidPackage(f"a {kind} model can neither teach nor learn; give the PyTorch or ONNX package of it")
+        if kind := _NEITHER_TEACH_NOR_LEARN.get(found):
+            raise InvalidPackage(f"{kind} can neither teach nor learn; give the PyTorch or ONNX package of it")
         return import_source(ModelSource(uri=uri, format=found), folder, target)
     except (InvalidPackage, UnsafeFormat) as error:
         raise type(error)(f"{uri}: {error}") from error

@@ -7,7 +7,7 @@ from typing import Final
 
 from trimtab_api.errors import PassFailed
 from trimtab_api.plan import Plan
-from trimtab_api.spec import OptimizationPass, Target
+from trimtab_api.spec import ModelFormat, OptimizationPass, Target
 from trimtab_optimizer.importers.empty import is_large
 from trimtab_optimizer.memory import TENSORFLOW
 from trimtab_optimizer.package import Model, Stage, stage_of
@@ -148,6 +148,10 @@ PASSES: Final[Mapping[str, Pass]] = MappingProxyType(
 
 def check_order(plan: Plan) -> None:
     """Refuse a plan whose passes cannot follow each other, before any of them runs. Raises PassFailed."""
+    if plan.source.format is ModelFormat.COLLECTION and plan.evaluation_data:
+        raise PassFailed(
+            "the models of a collection have no common data; remove evaluation, and measure each by itself"
+        )
     stage, before = stage_of(plan.source.format), f"a {plan.source.format} source"
     for number, item in enumerate(plan.passes, start=1):
         step = PASSES.get(item.kind)

@@ -17,6 +17,7 @@ from trimtab_runtime.engine.costs import Costs, Forecast
 from trimtab_runtime.engine.pieces import Pieces, is_long
 from trimtab_runtime.engine.queueing import Done, Feeds, Outputs, Queue, Shape, Waiting
 from trimtab_runtime.engine.running import Computed, Run, compute
+from trimtab_runtime.engine.turns import Turns
 from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol.errors import Busy, Late
 from trimtab_runtime.protocol.request import Spent
@@ -39,7 +40,8 @@ class Batcher:
     """Feeds one session from one event loop. Runs happen in the loop where `in_loop`, else in a thread of its own.
 
     `observe_run` is told the rows and seconds of every run. With `one_shape` all rows are known to be alike. Where a
-    row is answered alike in any company, requests of very many rows may run in pieces of `piece_rows`.
+    row is answered alike in any company, requests of very many rows may run in pieces of `piece_rows`. Those who run in
+    the same loop have their `turns`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Batcher:
         in_loop: bool = False,
         one_shape: bool = False,
         piece_rows: int | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._run = run
         self._limits = limits
@@ -60,6 +63,9 @@ class Batcher:
         self._in_loop = in_loop
         self._one_shape = one_shape
         self._piece_rows = sys.maxsize if piece_rows is None else piece_rows
+        self._turns = turns or Turns()
+        if in_loop:
+            self._turns.join(self)
         self._rows = self._bytes = 0  # of all that has no result yet
         self._staged: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -126,6 +132,10 @@ class Batcher:
         if self._rows > self._few:
             self._check(self._rows + 1, self._bytes)
 
+    def turn_seconds(self) -> float:
+        """Return how long the next turn in the loop will take; 0 where nothing waits for one."""
+        return self._forecast.of_run(min(self._rows, self._limits.batch_rows)) if self._rows else 0.0
+
     def _begin(self) -> asyncio.AbstractEventLoop:
         self._loop = asyncio.get_running_loop()
         if not self._in_loop:
@@ -142,6 +152,8 @@ class Batcher:
     def _check(self, rows: int, size: int, left: float = math.inf) -> None:
         """Raise Busy where so much in all is too much, or takes longer than the last of it can wait (`left`)."""
         limits, seconds = self._limits, self._forecast.of_queue(rows)
+        if self._in_loop:
+            seconds += -(-rows // limits.batch_rows) * self._turns.of_others(self)
         if seconds > left or (rows > self._few and seconds > limits.wait_seconds):
             raise Busy(f"{self._rows} rows wait already, which take {seconds:.1f} s; try again later", seconds)
         if rows > limits.queued_rows or size > limits.queued_bytes:

@@ -29,6 +29,8 @@ from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of
 _FREE_LENGTHS: Final = (16, 1, 64, 224)
 _WARM_UP_ROWS: Final = (1, 2)
 
+_LOADED: Final = (ModelFormat.ONNX, ModelFormat.LITERT)
+
 _Fill = Callable[[np.random.Generator, np.dtype[Any], tuple[int, ...]], Array]
 
 
@@ -47,9 +49,11 @@ class Model:
 
 
 def load_model(folder: Path, threads: int) -> Model:
-    """Load, check and warm up the artifact in a folder. Raises InvalidPackage naming what is wrong."""
+    """Load, check and warm up the package in a folder. Raises InvalidPackage naming what is wrong."""
     with verified(folder):
         package = read_manifest(folder)
+        if package.format not in _LOADED:
+            raise InvalidPackage(f"{MANIFEST_FILE} says format {package.format}; {' and '.join(_LOADED)} can be served")
         backend = _open(folder, package, threads)
         _compare("input", package.inputs, backend.inputs, backend.file)
         _compare("output", package.outputs, backend.outputs, backend.file)

@@ -4,7 +4,6 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.queueing import Outputs
 from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol import rest
@@ -27,11 +26,6 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: Headers = _JSON
-
-
-def writer_of(plane: DataPlane) -> rest.Writer:
-    """Return what writes the answers to inference calls of the protocol."""
-    return rest.Writer(plane.name, plane.version, plane.package.outputs)
 
 
 def outputs_answer(writer: rest.Writer, outputs: Outputs, request: InferRequest) -> Answer:

@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.logs import say
 from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.server.answers import CLIENT_LEFT, Answer, error_answer, text_answer
+from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.handling import read_body, response
 
 _AT_ONCE: Final = 8
@@ -93,11 +93,11 @@ def _read(descriptor: int) -> bytes:
 class Explaining:
     """Passes requests on, a few at a time: what waits holds its body."""
 
-    def __init__(self, explainer: str | None, plane: DataPlane, model_dir: Path) -> None:
+    def __init__(self, explainer: str | None, served: Endpoints, model_dir: Path) -> None:
         is_own = explainer == "process"
-        self._own = OwnExplainer(model_dir, plane.name, plane.version) if is_own else None
+        self._own = OwnExplainer(model_dir, served.name, served.version) if is_own else None
         self._url = None if is_own else explainer
-        self._intake = plane.intake
+        self._intake = served.intake
         self._asking = 0
 
     @property

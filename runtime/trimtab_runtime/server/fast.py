@@ -9,6 +9,7 @@ gives the same answers; the tests of REST run over both. Made for the internals 
 """
 
 from asyncio import Event
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
@@ -16,7 +17,6 @@ from urllib.parse import quote
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.queueing import Outputs, Waiting
 from trimtab_runtime.protocol import rest
 from trimtab_runtime.protocol.request import InferRequest
@@ -31,10 +31,9 @@ from trimtab_runtime.server.answers import (
     error_answer,
     outputs_answer,
     read_header_length,
-    writer_of,
 )
 from trimtab_runtime.server.connections import TimedProtocol
-from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.endpoints import Endpoint, Endpoints
 from trimtab_runtime.server.tracing import SERVER_TIMING, TRACE_PARENT, Trace
 
 _HEADER_LENGTH: Final = HEADER_LENGTH.encode()
@@ -49,28 +48,26 @@ _HEADS: Final = 512
 class Inference:
     """Where inference calls go, and the age at which their connections end."""
 
-    plane: DataPlane
-    metrics: ServerMetrics
+    endpoints: Endpoints
     max_age_seconds: float
 
     heads: "dict[bytes, Head]" = field(default_factory=dict)
 
     @cached_property
-    def writer(self) -> rest.Writer:
-        """Return what writes the answers."""
-        return writer_of(self.plane)
-
-    @cached_property
-    def paths(self) -> frozenset[bytes]:
-        """Return the paths of inference calls, as they come without a query."""
-        model = f"/v2/models/{quote(self.plane.name)}"
-        version = f"{model}/versions/{quote(self.plane.version)}"
-        return frozenset(f"{path}/infer".encode() for path in (model, version))
+    def paths(self) -> Mapping[bytes, Endpoint]:
+        """Return what is called by each path, as it comes without a query."""
+        found: dict[bytes, Endpoint] = {}
+        for endpoint in self.endpoints.all:
+            model = f"/v2/models/{quote(endpoint.plane.name)}"
+            found.setdefault(f"{model}/infer".encode(), endpoint)
+            found[f"{model}/versions/{quote(endpoint.plane.version)}/infer".encode()] = endpoint
+        return found
 
 
 class Head(NamedTuple):
     """What the parser said of the head of a call."""
 
+    endpoint: Endpoint
     announced: int  # bytes of the body
     keep_alive: bool
     header_length: str | None
@@ -82,6 +79,7 @@ class Call:
     __slots__ = (
         "began",
         "disconnected",
+        "endpoint",
         "held",
         "keep_alive",
         "message_event",
@@ -92,7 +90,8 @@ class Call:
         "waiting",
     )
 
-    def __init__(self, began: float, keep_alive: bool, event: Event, trace: Trace | None) -> None:
+    def __init__(self, endpoint: Endpoint, began: float, keep_alive: bool, event: Event, trace: Trace | None) -> None:
+        self.endpoint = endpoint
         self.began = began
         self.trace = trace
         self.keep_alive = keep_alive
@@ -110,7 +109,6 @@ class FastProtocol(TimedProtocol):
         super().__init__(*arguments, **named)
         self._inference = inference
         self._paths = inference.paths
-        self._writer = inference.writer
         self._event = Event()  # what uvicorn sets, and nobody waits for
         self._call: Call | None = None  # whose body is being read
         self._pending: Call | None = None  # that has no answer yet
@@ -128,8 +126,9 @@ class FastProtocol(TimedProtocol):
             return
         super().data_received(data)
         is_whole = self._begun == 1 and self._reading_since is None and len(data) == end + self._announced
-        if is_whole and self._call is not None and self._trace_parent is None:
-            self._remember(data[:end], Head(self._announced, self._keep_alive, self._header_length))
+        call = self._call
+        if is_whole and call is not None and self._trace_parent is None:
+            self._remember(data[:end], Head(call.endpoint, self._announced, self._keep_alive, self._header_length))
 
     def on_message_begin(self) -> None:
         self._begin_reading()
@@ -154,11 +153,12 @@ class FastProtocol(TimedProtocol):
             self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
-        if not self._is_fast():
+        endpoint = self._paths.get(self.url)
+        if endpoint is None or not self._is_fast():
             self._hand_over()
             return
         self._keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        call = self._call = self._new_call(self._keep_alive, self._trace_parent)
+        call = self._call = self._new_call(endpoint, self._keep_alive, self._trace_parent)
         if self._announced > MAX_BODY:
             self._guarded(call, check_announced, self._announced)
 
@@ -190,17 +190,17 @@ class FastProtocol(TimedProtocol):
             self._release(call)
             if call.waiting is not None:
                 call.waiting.left, call.waiting = True, None
-            self._inference.metrics.end("rest", str(CLIENT_LEFT), call.began, call.trace)
+            call.endpoint.metrics.end("rest", str(CLIENT_LEFT), call.began, call.trace)
         super().connection_lost(exc)
 
     def _take(self, call: Call, size: int) -> None:
-        self._inference.plane.intake.take(size)
+        self._inference.endpoints.intake.take(size)
         check_received(call.size)
 
     def _release(self, call: Call) -> None:
         """Hold nothing of a body any more."""
         call.parts = []
-        self._inference.plane.intake.give(call.held)
+        self._inference.endpoints.intake.give(call.held)
         call.held = 0
 
     def _is_between_messages(self) -> bool:
@@ -214,12 +214,12 @@ class FastProtocol(TimedProtocol):
         heads[data] = head
 
     def _infer_whole(self, head: Head, body: bytes) -> None:
-        call = self._new_call(head.keep_alive, None)
+        call = self._new_call(head.endpoint, head.keep_alive, None)
         self._guarded(call, self._infer, call, body, head.header_length)
 
-    def _new_call(self, keep_alive: bool, trace_parent: str | None) -> Call:
-        metrics = self._inference.metrics
-        call = Call(metrics.begin(), keep_alive, self._event, metrics.trace(trace_parent))
+    def _new_call(self, endpoint: Endpoint, keep_alive: bool, trace_parent: str | None) -> Call:
+        metrics = endpoint.metrics
+        call = Call(endpoint, metrics.begin(), keep_alive, self._event, metrics.trace(trace_parent))
         self._pending = call
         self.cycle = call  # type: ignore[assignment]
         return call
@@ -227,8 +227,7 @@ class FastProtocol(TimedProtocol):
     def _is_fast(self) -> bool:
         """Tell whether this is a call as almost all are: nothing before it waits, and nothing is asked of us first."""
         return (
-            self.url in self._paths
-            and self.parser.get_method() == b"POST"
+            self.parser.get_method() == b"POST"
             and not self.expect_100_continue
             and not self.parser.should_upgrade()
             and (self.cycle is None or self.cycle.response_complete)
@@ -250,7 +249,7 @@ class FastProtocol(TimedProtocol):
             self._answer(call, error_answer(error))
 
     def _infer(self, call: Call, body: bytes, header_length: str | None) -> None:
-        plane = self._inference.plane
+        plane = call.endpoint.plane
         plane.check_room()
         request = rest.read_request(body, read_header_length(header_length, body), plane.inputs)
         if call.trace is not None:
@@ -267,7 +266,7 @@ class FastProtocol(TimedProtocol):
             call.waiting = waiting
 
     def _give(self, call: Call, outputs: Outputs, request: InferRequest) -> None:
-        self._answer(call, outputs_answer(self._writer, outputs, request))
+        self._answer(call, outputs_answer(call.endpoint.writer, outputs, request))
 
     def _answer(self, call: Call, answer: Answer) -> None:
         if call.response_complete:
@@ -278,9 +277,9 @@ class FastProtocol(TimedProtocol):
         call.waiting = None  # it knows the call: without this, only the garbage collector could free the two
         self._pending = None
         has_left = self.transport.is_closing()
-        metrics = self._inference.metrics
+        metrics = call.endpoint.metrics
         metrics.end("rest", str(CLIENT_LEFT if has_left else answer.status), call.began, call.trace)
-        if self.should_close(self._inference.plane.ready, self._inference.max_age_seconds):
+        if self.should_close(self._inference.endpoints.ready, self._inference.max_age_seconds):
             call.keep_alive = False
         if not has_left:
             self.transport.write(_written(answer, call.keep_alive, metrics.timing(call.trace)))

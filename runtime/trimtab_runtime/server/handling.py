@@ -10,16 +10,23 @@ from starlette.responses import Response
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.protocol.request import Spent
 from trimtab_runtime.server.answers import CLIENT_LEFT, Answer, check_announced, check_received, error_answer
-from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.tracing import SERVER_TIMING, TRACE_PARENT
 
 Handler = Callable[[Request, Spent | None], Awaitable[Response]]
+Asked = tuple[str | None, str | None]
 
 
-def counted(handler: Handler, metrics: ServerMetrics) -> Callable[[Request], Awaitable[Response]]:
+def asked_for(request: Request) -> Asked:
+    """Return the name and version of the model that a path names."""
+    return request.path_params.get("model"), request.path_params.get("version")
+
+
+def counted(handler: Handler, endpoints: Endpoints) -> Callable[[Request], Awaitable[Response]]:
     """Wrap an inference handler: whatever happens becomes an answer, and is counted."""
 
     async def handle(request: Request) -> Response:
+        metrics = endpoints.counting(*asked_for(request))
         with metrics.request("rest", "500", request.headers.get(TRACE_PARENT)) as outcome:
             found = await _settled(handler, request, outcome.spent)
             outcome.code = str(found.status_code)

@@ -15,16 +15,16 @@ from trimtab_runtime.server.handling import json_response
 
 
 class Described(Served, Protocol):
-    """A model that has metadata, as the Open Inference Protocol words it."""
+    """Models that have metadata, as the Open Inference Protocol words it."""
 
-    def metadata(self) -> dict[str, Any]:
-        """Return the metadata."""
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def describe(self, name: str, version: str | None) -> dict[str, Any]:
+        """Return the metadata of a model. Raises UnknownModel where it is not served."""
 
     async def is_up(self) -> bool:
         """Tell whether requests can be answered now."""
-
-    def find(self, name: str, version: str | None) -> None:
-        """Raise UnknownModel unless this is the model that is served."""
 
 
 def routes(plane: Described, collectors: Sequence[Collector], extensions: Sequence[str]) -> list[Route]:
@@ -37,6 +37,7 @@ def routes(plane: Described, collectors: Sequence[Collector], extensions: Sequen
         Route("/v2/", views.server_metadata),
         Route("/v2/health/live", views.live),
         Route("/v2/health/ready", views.ready),
+        Route("/v2/models", views.models),
     ]
     for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         found += [Route(model, views.model_metadata), Route(f"{model}/ready", views.model_ready)]
@@ -63,14 +64,16 @@ class _Views:
     async def server_metadata(self, _: Request) -> Response:
         return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": self._extensions})
 
+    async def models(self, _: Request) -> Response:
+        """Answer as KServe's servers do: the standard has no way to ask what there is."""
+        return json_response({"models": list(self._plane.names)})
+
     async def model_metadata(self, request: Request) -> Response:
-        self._find(request)
-        return json_response(self._plane.metadata())
+        return json_response(self._described(request))
 
     async def model_ready(self, request: Request) -> Response:
-        self._find(request)
-        ready = await self._plane.is_up()
-        return json_response({"name": self._plane.name, "ready": ready}, 200 if ready else 503)
+        name, ready = self._described(request)["name"], await self._plane.is_up()
+        return json_response({"name": name, "ready": ready}, 200 if ready else 503)
 
-    def _find(self, request: Request) -> None:
-        self._plane.find(request.path_params["model"], request.path_params.get("version"))
+    def _described(self, request: Request) -> dict[str, Any]:
+        return self._plane.describe(request.path_params["model"], request.path_params.get("version"))

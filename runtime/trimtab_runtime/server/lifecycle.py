@@ -1,4 +1,4 @@
-"""Put a server of one model together. Ready only after a warm-up."""
+"""Put a server of models together. Ready only after a warm-up of all."""
 
 import asyncio
 import gc
@@ -8,20 +8,18 @@ from typing import Any, Final
 
 import uvicorn
 
+from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.config import RuntimeConfig
-from trimtab_runtime.dataplane import DataPlane
-from trimtab_runtime.engine.batcher import Batcher, Limits
-from trimtab_runtime.engine.pieces import piece_rows
-from trimtab_runtime.engine.trial import learn
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.logs import say
-from trimtab_runtime.model.cpus import available_cpus
-from trimtab_runtime.model.session import Model, load_model
+from trimtab_runtime.model.manifest import offered, read_manifest
 from trimtab_runtime.server.connections import BoundedConnections, TimedProtocol
 from trimtab_runtime.server.draining import DrainingServer, GrpcServer, certificates_of, rest_config
+from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.explaining import Explaining
 from trimtab_runtime.server.fast import FastProtocol, Inference
-from trimtab_runtime.server.metrics import ServerMetrics, all_started
+from trimtab_runtime.server.loading import load_endpoints
+from trimtab_runtime.server.metrics import all_started
 from trimtab_runtime.server.place import Place, bind
 from trimtab_runtime.server.rest import make_app
 from trimtab_runtime.server.tls import Certificates
@@ -32,22 +30,24 @@ _LOOK_SECONDS: Final = 0.01
 
 async def serve(config: RuntimeConfig, place: Place) -> None:
     """Serve until SIGTERM and a drain. Raises InvalidPackage where the artifact cannot be served."""
-    model = load_model(config.model_dir, config.threads or max(1, available_cpus() // config.workers))
-    name = config.model_name or model.package.name
+    package = read_manifest(config.model_dir)
+    name = config.model_name or package.name
+    if package.models is not None and config.explainer is not None:
+        raise InvalidSpec("models of a collection are not explained; set TRIMTAB_EXPLAINER to none")
     tracing = open_tracing(config, name)
-    metrics = ServerMetrics(name, config.revision, place.tallies, place.process, tracing)
-    batcher = _batcher(config, model, metrics)
-    plane = DataPlane(name, config.revision, model, batcher, Intake(config.intake_bytes, metrics.intake_cell))
+    models = load_endpoints(config, offered(config.model_dir, package, name, config.revision), place, tracing)
+    process = models[0].metrics
+    endpoints = Endpoints(name, config.revision, models, Intake(config.intake_bytes, process.intake_cell))
     certificates = certificates_of(config)
-    grpc = _grpc_server(config, plane, metrics, certificates)
+    grpc = _grpc_server(config, endpoints, certificates)
     _collect_seldom()
-    explaining = Explaining(config.explainer, plane, config.model_dir)
-    rest = _rest_config(config, plane, metrics, certificates, explaining)
-    metrics.started()
-    while not all_started(place.tallies):
+    explaining = Explaining(config.explainer, endpoints, config.model_dir)
+    rest = _rest_config(config, endpoints, certificates, explaining)
+    process.started()
+    while not all_started(place.tallies[0]):
         await asyncio.sleep(_LOOK_SECONDS)
     sockets = [bind(config.host, config.rest_port, shared=True)] if place.shares_ports else None
-    await DrainingServer(rest, plane, grpc, config.drain_seconds, certificates).serve(sockets)
+    await DrainingServer(rest, endpoints, grpc, config.drain_seconds, certificates).serve(sockets)
     explaining.close()
     if tracing is not None:
         await close_soon(tracing)
@@ -61,32 +61,10 @@ def _collect_seldom() -> None:
     gc.set_threshold(100_000, 20, 50)
 
 
-def _batcher(config: RuntimeConfig, model: Model, metrics: ServerMetrics) -> Batcher:
-    """Return what feeds the model in the way that it runs best, as a trial tells."""
-    learned = learn(model.run, model.make_rows, config.max_batch_size, config.batch_tolerance)
-    metrics.learned(learned)
-    one_shape = all(-1 not in item.shape[1:] for item in model.package.inputs)
-    # Rows of any length may take any time: those of the trial say nothing of the longest.
-    in_loop = learned.in_loop and one_shape if config.executor == "auto" else config.executor == "loop"
-    say(
-        "learned",
-        batchRows=learned.batch_rows,
-        runSeconds=round(learned.costs.of(learned.batch_rows), 6),
-        inLoop=in_loop,
-        batchDifference=learned.difference if math.isfinite(learned.difference) else None,
-    )
-    limits = Limits(learned.batch_rows, config.max_delay_seconds, config.max_wait_seconds)
-    mixes = learned.is_safe and config.max_batch_size > 1
-    pieces = piece_rows(learned.costs, learned.batch_rows, config.max_batch_size, in_loop) if mixes else None
-    return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape, pieces)
-
-
-def _grpc_server(
-    config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics, certificates: Certificates | None
-) -> GrpcServer | None:
+def _grpc_server(config: RuntimeConfig, endpoints: Endpoints, certificates: Certificates | None) -> GrpcServer | None:
     if "grpc" not in config.protocols:
         return None
-    place = (plane, metrics, config.host, config.grpc_port, config.workers > 1)
+    place = (endpoints, config.host, config.grpc_port, config.workers > 1)
     if config.grpc_engine == "lean":
         from trimtab_runtime.server.grpc.lean import LeanGrpcServer  # late, as a server of REST alone can do without
 
@@ -100,20 +78,16 @@ def _grpc_server(
 
 
 def _rest_config(
-    config: RuntimeConfig,
-    plane: DataPlane,
-    metrics: ServerMetrics,
-    certificates: Certificates | None,
-    explaining: Explaining,
+    config: RuntimeConfig, endpoints: Endpoints, certificates: Certificates | None, explaining: Explaining
 ) -> uvicorn.Config:
-    app = make_app(plane, metrics, "rest" in config.protocols, explaining)
-    bounded = BoundedConnections(app, plane, config.max_connection_age_seconds)
-    return rest_config(config, bounded, _protocol(config, plane, metrics), certificates)
+    app = make_app(endpoints, "rest" in config.protocols, explaining)
+    bounded = BoundedConnections(app, endpoints, config.max_connection_age_seconds)
+    return rest_config(config, bounded, _protocol(config, endpoints), certificates)
 
 
-def _protocol(config: RuntimeConfig, plane: DataPlane, metrics: ServerMetrics) -> Any:
+def _protocol(config: RuntimeConfig, endpoints: Endpoints) -> Any:
     """Return what makes the protocol of a connection."""
     if not config.fast_path or "rest" not in config.protocols:
         return partial(TimedProtocol, reading_seconds=config.read_timeout_seconds)
-    inference = Inference(plane, metrics, config.max_connection_age_seconds)
+    inference = Inference(endpoints, config.max_connection_age_seconds)
     return partial(FastProtocol, inference=inference, reading_seconds=config.read_timeout_seconds)

@@ -15,7 +15,7 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric, Sample
 
 from trimtab_runtime.engine.trial import Learned
 from trimtab_runtime.protocol.request import Spent
@@ -77,9 +77,9 @@ _REQUESTS: Final = {
 _SIZE: Final = _DURATIONS["grpc"].end + len(_REQUESTS)
 
 
-def tallies_for(processes: int) -> Tallies:
-    """Return the memory in which as many processes of a server count."""
-    return Tallies(processes, _SIZE)
+def tallies_for(processes: int, models: int = 1) -> tuple[Tallies, ...]:
+    """Return the memory in which as many processes of a server count, for each model."""
+    return tuple(Tallies(processes, _SIZE) for _ in range(models))
 
 
 def all_started(tallies: Tallies) -> bool:
@@ -103,8 +103,8 @@ class ServerMetrics:
         tracing: Tracing | None = None,
     ) -> None:
         self.tracing: Final = tracing
-        self._labels = (model, revision)
-        self._tallies = tallies or tallies_for(1)
+        self.labels: Final = (model, revision)
+        self._tallies = tallies or tallies_for(1)[0]
         self._row = self._tallies.rows[process]
         self._row[_INFLIGHT] = self._row[_INTAKE] = 0  # what a process before this one in its place had in hand is lost
         self._learned: Learned | None = None
@@ -132,6 +132,12 @@ class ServerMetrics:
         self._row[_INFLIGHT] += 1
         return perf_counter()
 
+    def hand_over(self, to: "ServerMetrics") -> "ServerMetrics":
+        """Let a call that has begun go on as one of another model: which it asks for may be known late."""
+        self._row[_INFLIGHT] -= 1
+        to._row[_INFLIGHT] += 1
+        return to
+
     def trace(self, parent: str | None) -> Trace | None:
         """Return the trace of a call that begins; None where nobody wants to know."""
         return None if self.tracing is None else self.tracing.begin(parent)
@@ -149,7 +155,7 @@ class ServerMetrics:
         row[_REQUESTS[protocol, _OTHER] if at is None else at] += 1
         if trace is not None and self.tracing is not None:
             with suppress(Exception):  # to tell of a call may fail; its answer may not
-                self.tracing.end(trace, protocol, code)
+                self.tracing.end(trace, protocol, code, *self.labels)
 
     @contextmanager
     def request(self, protocol: str, unless_told: str, parent: str | None = None) -> Iterator["Outcome"]:
@@ -167,26 +173,53 @@ class ServerMetrics:
         requests = CounterMetricFamily("trimtab_requests", "Inference calls by outcome.", labels=[*names, "code"])
         for (protocol, code), at in _REQUESTS.items():
             if row[at]:
-                requests.add_metric([*self._labels, protocol, code], row[at])
+                requests.add_metric([*self.labels, protocol, code], row[at])
         yield requests
         text = "Duration of inference calls."
         durations = HistogramMetricFamily("trimtab_request_duration_seconds", text, labels=names)
         for protocol, duration in _DURATIONS.items():
             if any(row[duration.start : duration.end]):
-                duration.add_to(durations, row, [*self._labels, protocol])
+                duration.add_to(durations, row, [*self.labels, protocol])
         yield durations
         yield GaugeMetricFamily("trimtab_inflight_requests", "Inference calls in progress.", row[_INFLIGHT])
         yield GaugeMetricFamily("trimtab_intake_bytes", "Bytes of requests that are on their way.", row[_INTAKE])
-        yield _histogram("trimtab_batch_rows", "Rows of a run.", _BATCH_ROWS, row)
-        yield _histogram("trimtab_run_duration_seconds", "Duration of runs of the model.", _RUN_SECONDS, row)
+        for name, text, found in (
+            ("trimtab_batch_rows", "Rows of a run.", _BATCH_ROWS),
+            ("trimtab_run_duration_seconds", "Duration of runs of the model.", _RUN_SECONDS),
+        ):
+            family = HistogramMetricFamily(name, text, labels=names[:2])
+            found.add_to(family, row, self.labels)
+            yield family
         if self._learned is not None:
             learned = self._learned
-            yield from batching(learned.batch_rows, learned.difference, learned.is_safe)
+            yield from batching(self.labels, learned.batch_rows, learned.difference, learned.is_safe)
         text = "Processes that were ready to serve; if more than there are, some died."
         yield CounterMetricFamily("trimtab_process_starts", text, row[_STARTS])
         info = GaugeMetricFamily("trimtab_model_info", "The model served.", labels=names[:2])
-        info.add_metric(self._labels, 1)
+        info.add_metric(self.labels, 1)
         yield info
+
+
+class Merged:
+    """The metrics of several models as one collector: what has the same name and labels is summed."""
+
+    def __init__(self, models: Sequence[ServerMetrics]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric as it is now."""
+        families: dict[str, Metric] = {}
+        samples: dict[str, dict[tuple[str, ...], Sample]] = {}
+        for family in (family for model in self._models for family in model.collect()):
+            families.setdefault(family.name, family)
+            found = samples.setdefault(family.name, {})
+            for sample in family.samples:
+                key = (sample.name, *sample.labels.values())
+                before = found[key].value if key in found else 0.0
+                found[key] = sample._replace(value=before + sample.value)
+        for name, family in families.items():
+            family.samples = list(samples[name].values())
+            yield family
 
 
 class Outcome:
@@ -202,16 +235,13 @@ class Outcome:
         return None if self.trace is None else self.trace.spent
 
 
-def batching(rows: int, difference: float, is_safe: bool) -> Iterator[Metric]:
-    """Yield how a server batches, which an operator asks for."""
-    yield GaugeMetricFamily("trimtab_batching_rows", "Most rows that run together.", rows)
-    text = "By how much answers differ in company, as a part of the largest output."
-    yield GaugeMetricFamily("trimtab_batching_difference", text, difference)
-    text = "Whether that is within the tolerance: 1 where requests run together, 0 where they run one by one."
-    yield GaugeMetricFamily("trimtab_batching_safe", text, is_safe)
-
-
-def _histogram(name: str, text: str, distribution: _Distribution, row: Sequence[float]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=())
-    distribution.add_to(family, row)
-    return family
+def batching(labels: tuple[str, str], rows: int, difference: float, is_safe: bool) -> Iterator[Metric]:
+    """Yield how a model is batched, which an operator asks for; `labels` are its name and revision."""
+    for name, text, value in (
+        ("rows", "Most rows that run together.", rows),
+        ("difference", "By how much answers differ in company, as a part of the largest output.", difference),
+        ("safe", "Whether that is tolerated: 1 where requests run together, 0 where they run one by one.", is_safe),
+    ):
+        family = GaugeMetricFamily(f"trimtab_batching_{name}", text, labels=["model", "revision"])
+        family.add_metric(labels, value)
+        yield family

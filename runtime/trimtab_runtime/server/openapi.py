@@ -4,39 +4,60 @@ from typing import Any, Final
 
 from trimtab_api.package import Tensor
 from trimtab_runtime.dataplane import SERVER_VERSION, DataPlane
+from trimtab_runtime.server.endpoints import Endpoints
 
 _NUMBER: Final = {"oneOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]}
 _LONGEST_EXAMPLE: Final = 16  # of an axis of any length
 
 
-def document(plane: DataPlane, explains: bool = False) -> dict[str, Any]:
+def document(endpoints: Endpoints, explains: bool = False) -> dict[str, Any]:
     """Return the document, in OpenAPI 3.1; where something `explains` answers, with that."""
-    name, version = plane.name, plane.version
-    infer = _post("Inference by the Open Inference Protocol, version 2", _infer_request(plane), _INFER_RESPONSE)
-    rows = {"type": "object", "properties": {"instances": {"type": "array"}, "inputs": {}}, "example": example(plane)}
+    first = endpoints.first.plane
+    paths = {"/predict": {"post": _predict(first)}}
+    if explains:
+        text = "Which features of a row led to the answer"
+        paths["/explain"] = {"post": _post(text, _rows(first), _EXPLANATIONS)}
+    for endpoint in endpoints.all:
+        is_default = endpoints.find(endpoint.plane.name, None) is endpoint
+        paths |= _paths(endpoint.plane, is_default)
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"{name}, version {version}", "version": SERVER_VERSION},
+        "info": {"title": f"{endpoints.name}, version {endpoints.version}", "version": SERVER_VERSION},
         "paths": {
-            "/predict": {
-                "post": _post("Predictions for a person: rows in, named results out", rows, {"type": "object"})
-            },
-            f"/v2/models/{name}/infer": {"post": infer},
-            f"/v2/models/{name}/versions/{version}/infer": {"post": infer},
-            **(
-                {"/explain": {"post": _post("Which features of a row led to the answer", rows, _EXPLANATIONS)}}
-                if explains
-                else {}
-            ),
-            f"/v1/models/{name}:predict": {"post": _post("As TensorFlow Serving has it", rows, {"type": "object"})},
-            f"/v2/models/{name}": {"get": _get("What the model takes and gives")},
-            f"/v2/models/{name}/ready": {"get": _get("Whether the model is ready")},
+            **paths,
+            "/v2/models": {"get": _get("What models there are")},
             "/v2": {"get": _get("What the server is")},
             "/v2/health/live": {"get": _get("Whether the server runs")},
             "/v2/health/ready": {"get": _get("Whether the server is ready for calls")},
             "/metrics": {"get": {"summary": "Metrics for Prometheus", "responses": {"200": {"description": "text"}}}},
         },
     }
+
+
+def _paths(plane: DataPlane, is_default: bool) -> dict[str, Any]:
+    """Return what is there for a model; where it is the default among its versions, also without the version."""
+    versioned = f"{plane.name}/versions/{plane.version}"
+    infer = _post("Inference by the Open Inference Protocol, version 2", _infer_request(plane), _INFER_RESPONSE)
+    v1 = _post("As TensorFlow Serving has it", _rows(plane), {"type": "object"})
+    found: dict[str, Any] = {}
+    for model in (plane.name, versioned) if is_default else (versioned,):
+        found |= {
+            f"/predict/{model}": {"post": _predict(plane)},
+            f"/v2/models/{model}/infer": {"post": infer},
+            f"/v1/models/{model}:predict": {"post": v1},
+            f"/v2/models/{model}": {"get": _get("What the model takes and gives")},
+            f"/v2/models/{model}/ready": {"get": _get("Whether the model is ready")},
+        }
+    return found
+
+
+def _predict(plane: DataPlane) -> dict[str, Any]:
+    return _post("Predictions for a person: rows in, named results out", _rows(plane), {"type": "object"})
+
+
+def _rows(plane: DataPlane) -> dict[str, Any]:
+    properties: dict[str, Any] = {"instances": {"type": "array"}, "inputs": {}}
+    return {"type": "object", "properties": properties, "example": example(plane)}
 
 
 def example(plane: DataPlane) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trimtab_runtime.dataplane import DataPlane
+from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.handling import json_response
 from trimtab_runtime.server.openapi import document
 
@@ -24,11 +24,11 @@ _POLICY: Final = "; ".join(
 _PAGE: Final = Path(__file__).with_name("page.html")
 
 
-def routes(plane: DataPlane, explains: bool) -> list[Route]:
+def routes(endpoints: Endpoints, explains: bool) -> list[Route]:
     """Return the routes of the pages."""
 
     async def openapi(_: Request) -> Response:
-        return json_response(document(plane, explains))
+        return json_response(document(endpoints, explains))
 
     return [Route("/openapi.json", openapi), page_route(_PAGE)]
 

@@ -8,9 +8,12 @@ from trimtab_runtime.tallies import Tallies
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which of the processes it is, where all of them count, and whether they listen on the same ports."""
+    """Which of the processes it is, where all of them count, and whether they listen on the same ports.
 
-    tallies: Tallies
+    There are tallies for each model; the first also have what is counted of a process.
+    """
+
+    tallies: tuple[Tallies, ...]
     process: int = 0
     shares_ports: bool = False
 

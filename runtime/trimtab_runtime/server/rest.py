@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trimtab_runtime.dataplane import EXTENSIONS, DataPlane
+from trimtab_runtime.dataplane import EXTENSIONS
 from trimtab_runtime.protocol import plain, rest
 from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.protocol.request import InferRequest, Spent
@@ -20,25 +20,24 @@ from trimtab_runtime.server.answers import (
     outputs_answer,
     read_header_length,
     text_answer,
-    writer_of,
 )
+from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.explaining import Explaining
-from trimtab_runtime.server.handling import counted, read_body, response
-from trimtab_runtime.server.metrics import ServerMetrics
+from trimtab_runtime.server.handling import asked_for, counted, read_body, response
+from trimtab_runtime.server.metrics import Merged
 
 
-def make_app(
-    plane: DataPlane, metrics: ServerMetrics, inference: bool = True, explaining: Explaining | None = None
-) -> Starlette:
-    """Return the application over a data plane; without `inference` it has health, metadata and metrics only."""
-    views = _Views(plane)
-    routes = health.routes(plane, [metrics], EXTENSIONS)
+def make_app(endpoints: Endpoints, inference: bool = True, explaining: Explaining | None = None) -> Starlette:
+    """Return the application over models; without `inference` it has health, metadata and metrics only."""
+    views = _Views(endpoints)
+    routes = health.routes(endpoints, [Merged([item.metrics for item in endpoints.all])], EXTENSIONS)
     if inference:
-        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            routes.append(Route(f"{model}/infer", counted(views.infer, metrics), methods=["POST"]))
-        routes.append(Route("/predict", counted(views.predict, metrics), methods=["POST"]))
+        for model in ("/{model}", "/{model}/versions/{version}"):
+            routes.append(Route(f"/v2/models{model}/infer", counted(views.infer, endpoints), methods=["POST"]))
+            routes.append(Route(f"/predict{model}", counted(views.predict, endpoints), methods=["POST"]))
+        routes.append(Route("/predict", counted(views.predict, endpoints), methods=["POST"]))
         explains = explaining is not None and explaining.is_there
-        routes += [*v1.routes(plane, metrics), *pages.routes(plane, explains)]
+        routes += [*v1.routes(endpoints), *pages.routes(endpoints, explains)]
         routes += explaining.routes() if explaining is not None else []
     return application(routes)
 
@@ -51,26 +50,22 @@ def application(routes: Sequence[Route]) -> Starlette:
 
 
 class _Views:
-    def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
-        self._writer = writer_of(plane)
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
 
     async def infer(self, request: Request, spent: Spent | None) -> Response:
-        self._find(request)
-        body = await read_body(request, self._plane.intake)
-        asked = rest.read_request(
-            body, read_header_length(request.headers.get(HEADER_LENGTH), body), self._plane.inputs
-        )
-        outputs = await self._plane.infer(asked._replace(spent=spent))
-        return response(outputs_answer(self._writer, outputs, asked))
+        endpoint = self._endpoints.find(*asked_for(request))
+        body = await read_body(request, self._endpoints.intake)
+        length = read_header_length(request.headers.get(HEADER_LENGTH), body)
+        asked = rest.read_request(body, length, endpoint.plane.inputs)
+        outputs = await endpoint.plane.infer(asked._replace(spent=spent))
+        return response(outputs_answer(endpoint.writer, outputs, asked))
 
     async def predict(self, request: Request, spent: Spent | None) -> Response:
-        rows = plain.read_rows(await read_body(request, self._plane.intake), self._plane.inputs)
-        outputs = await self._plane.infer(InferRequest(rows, spent=spent))
-        return response(Answer(200, plain.write_predictions(self._plane.package, outputs)))
-
-    def _find(self, request: Request) -> None:
-        self._plane.find(request.path_params["model"], request.path_params.get("version"))
+        plane = self._endpoints.find(*asked_for(request)).plane
+        rows = plain.read_rows(await read_body(request, self._endpoints.intake), plane.inputs)
+        outputs = await plane.infer(InferRequest(rows, spent=spent))
+        return response(Answer(200, plain.write_predictions(plane.package, outputs)))
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

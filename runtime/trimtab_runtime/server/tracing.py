@@ -50,38 +50,38 @@ class Trace:
 class Tracing:
     """Begins and ends traces. With `spans` they go to the OTLP endpoint that the variables OTEL_* name."""
 
-    def __init__(self, model: str, revision: str, access_log: bool, server_timing: bool, spans: bool) -> None:
-        self._labels = {"model": model, "revision": revision}
+    def __init__(self, name: str, revision: str, access_log: bool, server_timing: bool, spans: bool) -> None:
         self._access_log = access_log
         self.server_timing: Final = server_timing
-        self._provider = _open_provider(model, revision) if spans else None
+        self._provider = _open_provider(name, revision) if spans else None
         self._tracer = self._provider.get_tracer("trimtab") if self._provider else None
 
     def begin(self, parent: str | None) -> Trace:
         """Return the trace of a call; `parent` is its header `traceparent`."""
         return Trace(parent)
 
-    def end(self, trace: Trace, protocol: str, code: str) -> None:
+    def end(self, trace: Trace, protocol: str, code: str, model: str, revision: str) -> None:
         """Tell of a call that is over."""
         seconds = trace.seconds()
+        labels = {"model": model, "revision": revision, "protocol": protocol}
         if self._tracer is not None:
-            self._send(self._tracer, trace, protocol, code, seconds)
+            self._send(self._tracer, trace, labels, code, seconds)
         if self._access_log:
-            self._write(trace, protocol, code, seconds)
+            self._write(trace, labels, code, seconds)
 
     def close(self) -> None:
         """Send what has not been sent yet; may take seconds."""
         if self._provider is not None:
             self._provider.shutdown()
 
-    def _write(self, trace: Trace, protocol: str, code: str, seconds: float) -> None:
+    def _write(self, trace: Trace, labels: Mapping[str, str], code: str, seconds: float) -> None:
         spent = trace.spent
         times = {"seconds": seconds, "queueSeconds": spent.queued, "runSeconds": spent.ran}
         rounded = {name: round(value, 6) for name, value in times.items()}
         parent = {TRACE_PARENT: trace.parent} if trace.parent else {}
-        say_at_once("request", protocol=protocol, code=code, **rounded, rows=spent.rows, **parent)
+        say_at_once("request", **labels, code=code, **rounded, rows=spent.rows, **parent)
 
-    def _send(self, tracer: "Tracer", trace: Trace, protocol: str, code: str, seconds: float) -> None:
+    def _send(self, tracer: "Tracer", trace: Trace, labels: Mapping[str, str], code: str, seconds: float) -> None:
         from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -89,13 +89,8 @@ class Tracing:
         start = end - int(seconds * _NS)
         carrier = {TRACE_PARENT: trace.parent} if trace.parent else {}
         context = TraceContextTextMapPropagator().extract(carrier)
-        key = "http.response.status_code" if protocol == "rest" else "rpc.response.status_code"
-        attributes: Mapping[str, str | int] = {
-            **self._labels,
-            "protocol": protocol,
-            "rows": trace.spent.rows,
-            key: code,
-        }
+        key = "http.response.status_code" if labels["protocol"] == "rest" else "rpc.response.status_code"
+        attributes: Mapping[str, str | int] = {**labels, "rows": trace.spent.rows, key: code}
         span = tracer.start_span("infer", context, SpanKind.SERVER, attributes, start_time=start)
         if span.is_recording():
             if is_our_fault(code):
@@ -109,11 +104,11 @@ class Tracing:
         span.end(end)
 
 
-def open_tracing(config: RuntimeConfig, model: str) -> Tracing | None:
+def open_tracing(config: RuntimeConfig, name: str) -> Tracing | None:
     """Return what tells of single calls; None where nobody wants to know."""
     if not (config.access_log or config.server_timing or config.spans):
         return None
-    return Tracing(model, config.revision, config.access_log, config.server_timing, config.spans)
+    return Tracing(name, config.revision, config.access_log, config.server_timing, config.spans)
 
 
 async def close_soon(tracing: Tracing) -> None:
@@ -131,7 +126,7 @@ def is_our_fault(code: str) -> bool:
     return code.startswith("5") or code in ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
-def _open_provider(model: str, revision: str) -> "TracerProvider":
+def _open_provider(name: str, revision: str) -> "TracerProvider":
     # late: it takes a fifth of a second and 20 MB
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -139,7 +134,7 @@ def _open_provider(model: str, revision: str) -> "TracerProvider":
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     is_named = "OTEL_SERVICE_NAME" in os.environ or "service.name" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    own = {} if is_named else {"service.name": model}
+    own = {} if is_named else {"service.name": name}
     provider = TracerProvider(resource=Resource.create({**own, "service.version": revision}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,18 @@ class Models:
         weights = {"w": np.arange(6, dtype=np.float32).reshape(3, 2)}
         manifest = {"labels": ["cat", "dog"]} | manifest
         return self.write(name, [node], {"x": ("FP32", (-1, 3))}, {"y": ("FP32", (-1, 2))}, weights, manifest)
+
+    def collection(self, name: str, models: Mapping[tuple[str, str | None], Path]) -> Path:
+        """Packages in one, by name and version."""
+        folder = self.root / name
+        listed = []
+        for number, ((model, version), package) in enumerate(models.items()):
+            shutil.copytree(package, folder / f"models/{number}")
+            of_version = {} if version is None else {"version": version}
+            listed.append({"name": model, "folder": f"models/{number}", **of_version})
+        content = {"name": name, "format": "collection", "models": listed}
+        (folder / "model.yaml").write_text(yaml.safe_dump(content))
+        return folder
 
     def echo(self, datatype: str) -> Path:
         """The input as it is, of any length."""

@@ -16,6 +16,7 @@ from trimtab_runtime.engine.queueing import Waiting
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.model.session import load_model
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
+from trimtab_runtime.server.endpoints import Endpoint, Endpoints
 from trimtab_runtime.server.fast import FastProtocol, Inference
 from trimtab_runtime.server.grpc.lean import LeanGrpcServer
 from trimtab_runtime.server.metrics import ServerMetrics
@@ -38,10 +39,11 @@ def settled() -> int:
     return left()
 
 
-def plane_of(models: Any) -> tuple[DataPlane, ServerMetrics]:
+def endpoints_of(models: Any) -> Endpoints:
     model = load_model(models.scores(), threads=1)
     batcher = Batcher(model.run, Limits(8), Costs((1,), (1e-5,)), in_loop=True)
-    return DataPlane("scores", "1", model, batcher, Intake(1 << 20)), ServerMetrics("scores", "1")
+    endpoint = Endpoint(DataPlane("scores", "1", model, batcher), ServerMetrics("scores", "1"))
+    return Endpoints("scores", "1", [endpoint], Intake(1 << 20))
 
 
 async def ask_rest(port: int) -> None:
@@ -55,10 +57,9 @@ async def ask_rest(port: int) -> None:
 
 
 async def test_a_request_over_rest_is_freed_when_it_is_answered(models: Any) -> None:
-    plane, metrics = plane_of(models)
     config = uvicorn.Config(lambda: None, log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
-    inference, state, loop = Inference(plane, metrics, 3600.0), ServerState(), asyncio.get_running_loop()
+    inference, state, loop = Inference(endpoints_of(models), 3600.0), ServerState(), asyncio.get_running_loop()
 
     def connection() -> FastProtocol:
         return FastProtocol(
@@ -76,7 +77,7 @@ async def test_a_request_over_rest_is_freed_when_it_is_answered(models: Any) -> 
 
 
 async def test_a_call_over_grpc_is_freed_when_it_is_answered(models: Any) -> None:
-    server = LeanGrpcServer(*plane_of(models), "127.0.0.1", 0, False, 3600.0)
+    server = LeanGrpcServer(endpoints_of(models), "127.0.0.1", 0, False, 3600.0)
     await server.start()
     asked = oip_pb2.ModelInferRequest(model_name="scores")
     asked.inputs.add(name="x", datatype="FP32", shape=[1, 3]).contents.fp32_contents.extend([1, 2, 3])

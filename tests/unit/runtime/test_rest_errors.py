@@ -14,6 +14,7 @@ from trimtab_runtime.engine.batcher import Batcher, Limits
 from trimtab_runtime.engine.costs import Costs
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.model.session import load_model
+from trimtab_runtime.server.endpoints import Endpoint, Endpoints
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.rest import make_app
 
@@ -149,8 +150,8 @@ async def test_a_server_with_a_full_queue_says_when_to_try_again(models: Any) ->
         return model.run(feeds)
 
     batcher = Batcher(run, Limits(1, queued_rows=1), Costs((1,), (1e-6,)))
-    plane = DataPlane("scores", "1", model, batcher, Intake(1 << 20))
-    app = make_app(plane, ServerMetrics("scores", "1"))
+    endpoint = Endpoint(DataPlane("scores", "1", model, batcher), ServerMetrics("scores", "1"))
+    app = make_app(Endpoints("scores", "1", [endpoint], Intake(1 << 20)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
         asked = [asyncio.create_task(client.post("/predict", json=[[1, 2, 3]])) for _ in range(3)]
         refused, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)

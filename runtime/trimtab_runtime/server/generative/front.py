@@ -64,12 +64,14 @@ class Front:
             return (await self._http.get(self._probe, timeout=_PROBE_SECONDS)).is_success
         return False
 
-    def find(self, name: str, version: str | None) -> None:
-        """Raise UnknownModel unless this is the model that is served."""
-        find(self, name, version)
+    @property
+    def names(self) -> list[str]:
+        """Return the name of the model."""
+        return [self.name]
 
-    def metadata(self) -> dict[str, Any]:
-        """Return the metadata of the model."""
+    def describe(self, name: str, version: str | None) -> dict[str, Any]:
+        """Return the metadata of the model. Raises UnknownModel for another."""
+        find(self, name, version)
         return described(self.name, self.version, _PLATFORM)
 
     async def relay(self, request: Request) -> Response:
@@ -127,7 +129,7 @@ async def serve_front(config: RuntimeConfig, place: Place) -> None:
     if config.engine is None or config.model_name is None or config.workers > 1:
         raise InvalidSpec("with TRIMTAB_ENGINE, TRIMTAB_MODEL_NAME has to be set, and TRIMTAB_WORKERS to 1")
     tracing = open_tracing(config, config.model_name)
-    metrics = ServerMetrics(config.model_name, config.revision, place.tallies, place.process, tracing)
+    metrics = ServerMetrics(config.model_name, config.revision, place.tallies[0], place.process, tracing)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
     async with httpx.AsyncClient(base_url=config.engine, limits=limits, timeout=timeout, trust_env=False) as http:

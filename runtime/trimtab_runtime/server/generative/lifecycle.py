@@ -40,7 +40,7 @@ async def serve_generative(config: RuntimeConfig, place: Place) -> None:
         )
     name = config.model_name or read_manifest(config.model_dir).name
     tracing = open_tracing(config, name)
-    metrics = ServerMetrics(name, config.revision, place.tallies, place.process, tracing)
+    metrics = ServerMetrics(name, config.revision, place.tallies[0], place.process, tracing)
     generation = GenerationMetrics(metrics)
     plane, engine = _plane(config, name, generation, Intake(config.intake_bytes, metrics.intake_cell))
     certificates = certificates_of(config)

@@ -62,4 +62,5 @@ class GenerationMetrics:
         yield family
         if self._together is not None:
             rows, difference = self._together
-            yield from batching(rows, math.inf if difference is None else difference, difference is not None)
+            apart = math.inf if difference is None else difference
+            yield from batching(self._metrics.labels, rows, apart, difference is not None)

@@ -36,8 +36,14 @@ class GenerativePlane:
         """Tell whether requests can be answered now."""
         return self.ready and self._engine.is_alive
 
-    def metadata(self) -> dict[str, Any]:
-        """Return the metadata of the model."""
+    @property
+    def names(self) -> list[str]:
+        """Return the name of the model."""
+        return [self.name]
+
+    def describe(self, name: str, version: str | None) -> dict[str, Any]:
+        """Return the metadata of the model. Raises UnknownModel for another."""
+        self.find(name, version)
         return described(self.name, self.version, _PLATFORM)
 
     def answers(self, asked: Sequence[Asked]) -> "Answers":

@@ -7,15 +7,16 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION, DataPlane
+from trimtab_runtime.dataplane import EXTENSIONS, SERVER_NAME, SERVER_VERSION
 from trimtab_runtime.logs import complain
 from trimtab_runtime.protocol import grpc as codec
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.protocol.grpc_wire import MAX_MESSAGE, MOST_TEXT
 from trimtab_runtime.protocol.request import Spent
+from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.grpc.services import SERVICE
-from trimtab_runtime.server.metrics import Outcome, ServerMetrics
+from trimtab_runtime.server.metrics import Outcome
 from trimtab_runtime.server.tls import Certificates
 from trimtab_runtime.server.tracing import TRACE_PARENT
 
@@ -24,12 +25,11 @@ _MOST_CALLS: Final = 256  # at once on a connection
 
 
 class GrpcioServer:
-    """A server over a data plane. `drain` says NOT_SERVING; `stop` sends GOAWAY and waits for what is in flight."""
+    """A server over models. `drain` says NOT_SERVING; `stop` sends GOAWAY and waits for what is in flight."""
 
     def __init__(
         self,
-        plane: DataPlane,
-        metrics: ServerMetrics,
+        endpoints: Endpoints,
         host: str,
         port: int,
         shares_port: bool,
@@ -47,7 +47,7 @@ class GrpcioServer:
         self._server = grpc.aio.server(options=options)
         self._health = health.aio.HealthServicer()
         add_service = oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
-        add_service(_Service(plane, metrics), self._server)  # type: ignore[no-untyped-call]
+        add_service(_Service(endpoints), self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -82,31 +82,30 @@ def _credentials(certificates: Certificates) -> Any:
 
 
 class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics) -> None:
-        self._plane = plane
-        self._metrics = metrics
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return oip_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:
-        return oip_pb2.ServerReadyResponse(ready=self._plane.ready)
+        return oip_pb2.ServerReadyResponse(ready=self._endpoints.ready)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        await self._find(request.name, request.version, context)
-        return oip_pb2.ModelReadyResponse(ready=self._plane.ready)
+        await self._described(request, context)
+        return oip_pb2.ModelReadyResponse(ready=self._endpoints.ready)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
         return oip_pb2.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
-        await self._find(request.name, request.version, context)
-        return oip_pb2.ModelMetadataResponse(**self._plane.metadata())
+        return oip_pb2.ModelMetadataResponse(**await self._described(request, context))
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """Answer one inference call; whatever happens becomes a status, and is counted."""
         parent = dict(context.invocation_metadata() or ()).get(TRACE_PARENT)
-        with self._metrics.request("grpc", "INTERNAL", parent) as outcome:
+        metrics = self._endpoints.counting(request.model_name, request.model_version)
+        with metrics.request("grpc", "INTERNAL", parent) as outcome:
             try:
                 response = await self._infer(request, context.time_remaining(), outcome.spent)
             except asyncio.CancelledError:
@@ -118,19 +117,20 @@ class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
             return response
 
     async def _infer(self, request: Any, left: float | None, spent: Spent | None) -> Any:
-        self._plane.find(request.model_name, request.model_version)
-        self._plane.check_room()
-        asked = codec.read_request(request, self._plane.inputs)
+        plane = self._endpoints.find(request.model_name, request.model_version).plane
+        plane.check_room()
+        asked = codec.read_request(request, plane.inputs)
         if left is not None:
             asked = asked._replace(timeout=left)
-        outputs = await self._plane.infer(asked._replace(spent=spent))
-        return codec.write_response(self._plane.name, self._plane.version, outputs, asked)
+        outputs = await plane.infer(asked._replace(spent=spent))
+        return codec.write_response(plane.name, plane.version, outputs, asked)
 
-    async def _find(self, name: str, version: str, context: Any) -> None:
+    async def _described(self, request: Any, context: Any) -> dict[str, Any]:
         try:
-            self._plane.find(name, version)
+            return self._endpoints.describe(request.name, request.version)
         except RequestError as error:
             await context.abort(grpc.StatusCode[error.code], str(error))
+            raise  # not reached: to abort raises
 
 
 async def _refuse(error: Exception, outcome: Outcome, context: Any) -> None:

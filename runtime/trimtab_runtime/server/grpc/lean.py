@@ -8,11 +8,10 @@ import random
 from collections.abc import Mapping
 from typing import Final, cast
 
-from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.intake import Intake
+from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.grpc.calls import Calls, Method
 from trimtab_runtime.server.grpc.services import Health, methods
-from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.tls import Certificates
 
 _JITTER: Final = 0.1  # of the age, so that connections made together need not all come back together
@@ -25,12 +24,11 @@ _LINGER_SECONDS: Final = (
 
 
 class LeanGrpcServer:
-    """A server over a data plane. `drain` says NOT_SERVING; `stop` lets calls end and connections go."""
+    """A server over models. `drain` says NOT_SERVING; `stop` lets calls end and connections go."""
 
     def __init__(
         self,
-        plane: DataPlane,
-        metrics: ServerMetrics,
+        endpoints: Endpoints,
         host: str,
         port: int,
         shares_port: bool,
@@ -39,8 +37,8 @@ class LeanGrpcServer:
     ) -> None:
         self._tls = certificates.grpc if certificates else None
         self._health = Health()
-        self._intake = plane.intake
-        self._methods = methods(plane, metrics, self._health)
+        self._intake = endpoints.intake
+        self._methods = methods(endpoints, self._health)
         self._address = host, port
         self._shares_port = shares_port
         self._max_age = max_age_seconds

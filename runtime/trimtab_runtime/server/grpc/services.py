@@ -14,6 +14,7 @@ from trimtab_runtime.protocol import grpc as codec
 from trimtab_runtime.protocol import oip_pb2
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.grpc_wire import Status
+from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.grpc.calls import Call, Method
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.tracing import Trace
@@ -61,12 +62,12 @@ class Unary(Base):
 class Infer:
     """ModelInfer: answered when the batch that it travels in has run; whatever happens is counted."""
 
-    def __init__(self, plane: DataPlane, metrics: ServerMetrics) -> None:
-        self._plane = plane
-        self._metrics = metrics
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
 
     def begun(self, call: Call) -> None:
-        call.context = _Inference(self._metrics.begin(), self._metrics.trace(call.trace_parent()))
+        metrics = self._endpoints.first.metrics  # until it is known what is called
+        call.context = _Inference(metrics, metrics.begin(), metrics.trace(call.trace_parent()))
 
     def message(self, call: Call, content: bytes) -> None:
         call.context.content = content
@@ -77,10 +78,11 @@ class Infer:
         try:
             if call.messages != 1:
                 raise BadRequest("the call needs one message; none came")
-            self._plane.check_room()
+            self._endpoints.check_room()
             request = parsed(oip_pb2.ModelInferRequest, inference.content)
-            self._plane.find(request.model_name, request.model_version)
-            asked = codec.read_request(request, self._plane.inputs)
+            endpoint = self._endpoints.find(request.model_name, request.model_version)
+            inference.metrics = inference.metrics.hand_over(endpoint.metrics)
+            asked = codec.read_request(request, endpoint.plane.inputs)
             if (left := call.left()) is not None:
                 asked = asked._replace(timeout=left)
             if inference.trace is not None:
@@ -90,9 +92,9 @@ class Infer:
                 if isinstance(result, Exception):
                     self.failed(call, result)
                 else:
-                    self._give(call, result, asked)
+                    self._give(call, endpoint.plane, result, asked)
 
-            inference.waiting = self._plane.submit(asked, done)
+            inference.waiting = endpoint.plane.submit(asked, done)
         except Exception as error:
             self.failed(call, error)
 
@@ -101,33 +103,34 @@ class Infer:
         if inference.waiting is not None:
             inference.waiting.left, inference.waiting = True, None
         code = "DEADLINE_EXCEEDED" if call.is_late() else "CANCELLED"
-        self._metrics.end("grpc", code, inference.began, inference.trace)
+        inference.metrics.end("grpc", code, inference.began, inference.trace)
 
-    def _give(self, call: Call, outputs: Outputs, asked: Any) -> None:
+    def _give(self, call: Call, plane: DataPlane, outputs: Outputs, asked: Any) -> None:
         try:
-            response = codec.write_response(self._plane.name, self._plane.version, outputs, asked)
+            response = codec.write_response(plane.name, plane.version, outputs, asked)
             content = response.SerializeToString()
         except Exception as error:
             self.failed(call, error)
             return
         inference: _Inference = call.context
         inference.waiting = None  # it knows the call: without this, only the garbage collector could free the two
-        self._metrics.end("grpc", "OK", inference.began, inference.trace)
+        inference.metrics.end("grpc", "OK", inference.began, inference.trace)
         call.end(content)
 
     def failed(self, call: Call, error: Exception) -> None:
         if not call.is_over:
             call.context.waiting = None
             status = call.fail(error)
-            self._metrics.end("grpc", status.name, call.context.began, call.context.trace)
+            call.context.metrics.end("grpc", status.name, call.context.began, call.context.trace)
 
 
 class _Inference:
     """What a call of ModelInfer keeps."""
 
-    __slots__ = ("began", "content", "trace", "waiting")
+    __slots__ = ("began", "content", "metrics", "trace", "waiting")
 
-    def __init__(self, began: float, trace: Trace | None) -> None:
+    def __init__(self, metrics: ServerMetrics, began: float, trace: Trace | None) -> None:
+        self.metrics = metrics
         self.began = began
         self.trace = trace
         self.content = b""
@@ -200,25 +203,24 @@ class Reflection(Base):
             call.answer(answer.SerializeToString())
 
 
-def methods(plane: DataPlane, metrics: ServerMetrics, health: Health) -> dict[bytes, Method]:
+def methods(endpoints: Endpoints, health: Health) -> dict[bytes, Method]:
     """Return every method by its path."""
 
     def model_ready(request: Any) -> Any:
-        plane.find(request.name, request.version)
-        return oip_pb2.ModelReadyResponse(ready=plane.ready)
+        endpoints.find(request.name, request.version)
+        return oip_pb2.ModelReadyResponse(ready=endpoints.ready)
 
     def model_metadata(request: Any) -> Any:
-        plane.find(request.name, request.version)
-        return oip_pb2.ModelMetadataResponse(**plane.metadata())
+        return oip_pb2.ModelMetadataResponse(**endpoints.describe(request.name, request.version))
 
     about = oip_pb2.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
     of_protocol: dict[str, Method] = {
         "ServerLive": Unary(oip_pb2.ServerLiveRequest, lambda _: oip_pb2.ServerLiveResponse(live=True)),
-        "ServerReady": Unary(oip_pb2.ServerReadyRequest, lambda _: oip_pb2.ServerReadyResponse(ready=plane.ready)),
+        "ServerReady": Unary(oip_pb2.ServerReadyRequest, lambda _: oip_pb2.ServerReadyResponse(ready=endpoints.ready)),
         "ServerMetadata": Unary(oip_pb2.ServerMetadataRequest, lambda _: about),
         "ModelReady": Unary(oip_pb2.ModelReadyRequest, model_ready),
         "ModelMetadata": Unary(oip_pb2.ModelMetadataRequest, model_metadata),
-        "ModelInfer": Infer(plane, metrics),
+        "ModelInfer": Infer(endpoints),
     }
     found: dict[bytes, Method] = {f"/{SERVICE}/{name}".encode(): method for name, method in of_protocol.items()}
     found[f"/{HEALTH}/Check".encode()] = Unary(health_pb2.HealthCheckRequest, health.check)
