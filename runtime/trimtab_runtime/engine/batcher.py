@@ -2,7 +2,8 @@
 
 There are two ways to run. A model that answers within a fraction of a millisecond runs inside the event loop, once for
 all requests that the loop read in one turn: a thread would cost more than the run. Any other has a thread of its own,
-which takes the next batch itself, so that the session is never idle while the loop reads and writes.
+which takes the next batch itself, so that the session is never idle while the loop reads and writes. Between the two
+are models of which a row that finds nobody is answered in the loop, and batches have the thread.
 """
 
 import asyncio
@@ -39,6 +40,8 @@ class Limits:
 class Batcher:
     """Feeds one session from one event loop. Runs happen in the loop where `in_loop`, else in a thread of its own.
 
+    With `lone_in_loop` a request that finds nothing before it runs in the loop all the same.
+
     `observe_run` is told the rows and seconds of every run. With `one_shape` all rows are known to be alike. Where a
     row is answered alike in any company, requests of very many rows may run in pieces of `piece_rows`. Those who run in
     the same loop have their `turns`.
@@ -54,6 +57,7 @@ class Batcher:
         one_shape: bool = False,
         piece_rows: int | None = None,
         turns: Turns | None = None,
+        lone_in_loop: bool = False,
     ) -> None:
         self._run = run
         self._limits = limits
@@ -63,6 +67,7 @@ class Batcher:
         self._in_loop = in_loop
         self._one_shape = one_shape
         self._piece_rows = sys.maxsize if piece_rows is None else piece_rows
+        self._lone_in_loop = lone_in_loop and not in_loop
         self._turns = turns or Turns()
         if in_loop:
             self._turns.join(self)
@@ -117,7 +122,14 @@ class Batcher:
             self._stage(waiting, loop)
         else:
             self._queue.add(waiting)
-            self._start(loop)
+            if self._lone_in_loop and self._is_alone(waiting):
+                loop.call_soon(self._turn_of_one, waiting)
+            else:
+                self._start(loop)
+
+    def _is_alone(self, waiting: Waiting) -> bool:
+        """Tell whether nothing else waits or runs."""
+        return waiting.rows == 1 == self._rows
 
     def _forget(self, whole: Waiting) -> None:
         self._bytes -= whole.size
@@ -199,6 +211,13 @@ class Batcher:
             self._settle(self._compute(batch))
         if self._queue:
             self._start(loop)
+
+    def _turn_of_one(self, waiting: Waiting) -> None:
+        """Run what was alone when it came, unless others have come with it."""
+        if not self._is_alone(waiting):
+            self._wake.set()
+        elif batch := self._take():
+            self._settle(self._compute(batch))
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run batch after batch, in the thread, which ends with the process."""

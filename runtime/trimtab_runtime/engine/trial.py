@@ -19,6 +19,7 @@ from trimtab_runtime.logs import say
 from trimtab_runtime.protocol.tensors import Array
 
 _IN_LOOP_SECONDS: Final = 0.0003  # a run that is longer keeps the event loop from its callers
+_ROW_IN_LOOP_SECONDS: Final = 0.0001  # of a row that costs more, the run and the work of the loop are worth overlapping
 _REPEATS: Final = 5
 _MOST_SECONDS: Final = 0.5  # for all sizes together, as nobody is served meanwhile
 _LONGEST_SECONDS: Final = 5.0  # for a slow model, while each size is much better than the one before
@@ -33,23 +34,35 @@ MakeRows = Callable[[int], Feeds]
 class Learned:
     """How to run a model: `difference` is that of a row in company, as a part of the largest output.
 
-    `is_safe` tells whether that is within the tolerance.
+    `is_safe` tells whether that is within the tolerance. Batches run `in_loop` where that is quicker than in a thread;
+    elsewhere `lone_in_loop` tells it of a row that finds nobody else.
     """
 
     costs: Costs
     batch_rows: int
     in_loop: bool
+    lone_in_loop: bool
     difference: float
     is_safe: bool
 
 
-def learn(run: Run, make_rows: MakeRows, most_rows: int, tolerance: float) -> Learned:
-    """Try a model with rows of its own making. Its first runs are over: what they pay for is not measured."""
+def learn(run: Run, make_rows: MakeRows, most_rows: int, tolerance: float, has_spare_cpu: bool = True) -> Learned:
+    """Try a model with rows of its own making. Its first runs are over: what they pay for is not measured.
+
+    A thread pays only where the loop `has_spare_cpu` beside its own.
+    """
     difference = _difference(run, make_rows(_COMPARED_ROWS)) if most_rows > 1 else 0.0
     is_safe = difference <= tolerance
     costs = _costs(run, make_rows, most_rows if is_safe else 1)
     rows = costs.useful_rows()
-    return Learned(costs, rows, costs.of(rows) <= _IN_LOOP_SECONDS, difference, is_safe)
+    in_loop, lone_in_loop = is_for_the_loop(costs, rows, has_spare_cpu), costs.of(1) <= _IN_LOOP_SECONDS
+    return Learned(costs, rows, in_loop, lone_in_loop, difference, is_safe)
+
+
+def is_for_the_loop(costs: Costs, rows: int, has_spare_cpu: bool) -> bool:
+    """Tell whether batches of so many rows are answered quicker inside the loop than in a thread."""
+    seconds = costs.of(rows)
+    return seconds <= _IN_LOOP_SECONDS and (seconds / rows <= _ROW_IN_LOOP_SECONDS or not has_spare_cpu)
 
 
 def _costs(run: Run, make_rows: MakeRows, most_rows: int) -> Costs:

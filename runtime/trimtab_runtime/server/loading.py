@@ -63,11 +63,13 @@ def _batcher(
     config: RuntimeConfig, offered: Offered, model: Model, metrics: ServerMetrics, turns: Turns, queued_bytes: int
 ) -> Batcher:
     """Return what feeds the model in the way that it runs best, as a trial tells."""
-    learned = learn(model.run, model.make_rows, config.max_batch_size, config.batch_tolerance)
+    has_spare_cpu = available_cpus() > config.workers
+    learned = learn(model.run, model.make_rows, config.max_batch_size, config.batch_tolerance, has_spare_cpu)
     metrics.learned(learned)
     one_shape = all(-1 not in item.shape[1:] for item in model.package.inputs)
     # Rows of any length may take any time: those of the trial say nothing of the longest.
     in_loop = learned.in_loop and one_shape if config.executor == "auto" else config.executor == "loop"
+    lone_in_loop = learned.lone_in_loop and one_shape and config.executor == "auto"
     say(
         "learned",
         model=offered.name,
@@ -75,9 +77,12 @@ def _batcher(
         batchRows=learned.batch_rows,
         runSeconds=round(learned.costs.of(learned.batch_rows), 6),
         inLoop=in_loop,
+        loneInLoop=in_loop or lone_in_loop,
         batchDifference=learned.difference if math.isfinite(learned.difference) else None,
     )
     limits = Limits(learned.batch_rows, config.max_delay_seconds, config.max_wait_seconds, queued_bytes=queued_bytes)
     mixes = learned.is_safe and config.max_batch_size > 1
     pieces = piece_rows(learned.costs, learned.batch_rows, config.max_batch_size, in_loop) if mixes else None
-    return Batcher(model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape, pieces, turns)
+    return Batcher(
+        model.run, limits, learned.costs, metrics.observe_run, in_loop, one_shape, pieces, turns, lone_in_loop
+    )

@@ -37,10 +37,13 @@ def fragile(models: Any) -> Model:
 COSTS = Costs((1,), (1e-6,))
 
 
-def batcher_of(run: Run, limits: Limits, runs: list[int] | None = None, in_loop: bool = False, **costs: Any) -> Batcher:
+def batcher_of(
+    run: Run, limits: Limits, runs: list[int] | None = None, in_loop: bool = False, lone: bool = False, **costs: Any
+) -> Batcher:
     """Return a batcher that notes the rows of its runs."""
     noted: list[int] = [] if runs is None else runs
-    return Batcher(run, limits, costs.get("costs", COSTS), lambda rows, _: noted.append(rows), in_loop)
+    found = costs.get("costs", COSTS)
+    return Batcher(run, limits, found, lambda rows, _: noted.append(rows), in_loop, lone_in_loop=lone)
 
 
 def waiting(rows: int, columns: int) -> Waiting:
@@ -116,16 +119,17 @@ def test_an_empty_queue_makes_no_batch() -> None:
     delay=st.sampled_from([0.0, 0.001]),
     seed=st.integers(0, 1000),
     in_loop=st.booleans(),
+    lone=st.booleans(),
 )
 def test_every_answer_is_that_of_a_lone_call(
-    echo: Model, sizes: Sizes, limit: int, delay: float, seed: int, in_loop: bool
+    echo: Model, sizes: Sizes, limit: int, delay: float, seed: int, in_loop: bool, lone: bool
 ) -> None:
     random = np.random.default_rng(seed)
     many = [{"x": random.random(size, dtype=np.float32)} for size in sizes]
 
     async def scenario() -> tuple[list[Any], list[int]]:
         runs: list[int] = []
-        return await run_all(batcher_of(echo.run, Limits(limit, delay), runs, in_loop), many), runs
+        return await run_all(batcher_of(echo.run, Limits(limit, delay), runs, in_loop, lone), many), runs
 
     answers, runs = asyncio.run(scenario())
     for feeds, answer in zip(many, answers, strict=True):
@@ -431,6 +435,41 @@ def test_an_answer_that_cannot_be_given_does_not_keep_others_from_theirs(echo: M
 
     asyncio.run(scenario())
     assert [len(answer["y"]) for answer in given] == [1, 1]
+
+
+def test_a_row_that_finds_nobody_runs_in_the_loop_and_those_that_come_together_in_the_thread(echo: Model) -> None:
+    async def scenario() -> list[str]:
+        seen: list[str] = []
+
+        def run(feeds: Any) -> Any:
+            seen.append(threading.current_thread().name)
+            return echo.run(feeds)
+
+        batcher, row = batcher_of(run, Limits(8), lone=True), {"x": np.zeros((1, 2), np.float32)}
+        for _ in range(3):
+            await batcher.infer(row)
+        await run_all(batcher, [row] * 4)
+        await batcher.infer({"x": np.zeros((2, 2), np.float32)})  # costs more than was measured of a row
+        await batcher.infer(row)
+        return seen
+
+    here = threading.current_thread().name
+    seen = asyncio.run(scenario())
+    assert seen[:3] == [here] * 3
+    assert set(seen[3:-1]) == {"session"}
+    assert seen[-1] == here
+
+
+def test_a_caller_that_left_alone_is_not_computed_and_keeps_nobody_waiting(echo: Model) -> None:
+    async def scenario() -> list[int]:
+        runs: list[int] = []
+        batcher, row = batcher_of(echo.run, Limits(8), runs, lone=True), {"x": np.zeros((1, 2), np.float32)}
+        batcher.submit(row, lambda _: None).left = True
+        await batcher.infer(row)
+        await batcher.infer(row)
+        return runs
+
+    assert sum(asyncio.run(scenario())) == 2
 
 
 def test_between_runs_inside_the_loop_other_work_has_its_turn(echo: Model) -> None:

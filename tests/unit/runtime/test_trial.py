@@ -12,7 +12,7 @@ from onnx import helper
 from onnxruntime.quantization import quantize_dynamic
 
 from trimtab_runtime.engine.costs import Costs, Forecast
-from trimtab_runtime.engine.trial import learn
+from trimtab_runtime.engine.trial import is_for_the_loop, learn
 from trimtab_runtime.model.session import load_model
 from trimtab_runtime.protocol.tensors import Array
 
@@ -22,6 +22,23 @@ Rows = Mapping[str, Array]
 
 def made_up(rows: int) -> Rows:
     return {"x": np.random.default_rng(0).standard_normal((rows, 4), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds", "has_spare_cpu", "in_loop"),
+    [
+        (32, 0.0002, True, True),  # of which the loop spends more on each request than the model
+        (1, 0.00005, True, True),
+        (1, 0.0002, True, False),  # while it is computed, the loop can read and write
+        (1, 0.0002, False, True),  # or could, if it had a CPU
+        (32, 0.0004, True, False),  # would keep the loop from its callers
+        (32, 0.0004, False, False),
+    ],
+)
+def test_runs_are_in_the_loop_where_they_are_short_and_a_thread_would_win_nothing(
+    rows: int, seconds: float, has_spare_cpu: bool, in_loop: bool
+) -> None:
+    assert is_for_the_loop(Costs((rows,), (seconds,)), rows, has_spare_cpu) is in_loop
 
 
 def difference(run: Callable[[Rows], Rows]) -> float:
