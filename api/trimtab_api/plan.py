@@ -39,8 +39,8 @@ class Plan(Contract):
     @property
     def needs_tensorflow(self) -> bool:
         """Return whether the Job needs the image with TensorFlow, which also holds what quantizes LiteRT models."""
-        may_be_litert = self.source.format in (ModelFormat.LITERT, ModelFormat.COLLECTION)
-        return may_be_litert or any(item.convert and item.convert.to.needs_tensorflow for item in self.passes)
+        is_litert = self.source.format is ModelFormat.LITERT
+        return is_litert or any(item.convert and item.convert.to.needs_tensorflow for item in self.passes)
 
     def uris(self) -> tuple[str, ...]:
         """Return every URI the Job reads, the source first, each once."""

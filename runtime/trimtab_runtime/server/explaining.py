@@ -31,6 +31,7 @@ _LOOK_SECONDS: Final = 0.5  # whether the caller is still there
 _PASSED: Final = (b"content-type", b"inference-header-content-length")
 _RETURNED: Final = (b"content-type", b"retry-after")
 _STOP_SECONDS: Final = 2.0
+_NONE_OF_SEVERAL: Final = "models of a collection are not explained; serve the model by itself, with an explainer"
 _NONE: Final = "this server has no explainer; set TRIMTAB_EXPLAINER to process, or to the URL of a trimtab-explainer"
 
 
@@ -91,9 +92,11 @@ def _read(descriptor: int) -> bytes:
 
 
 class Explaining:
-    """Passes requests on, a few at a time: what waits holds its body."""
+    """Passes requests on, a few at a time: what waits holds its body. For a collection there is nobody to ask."""
 
-    def __init__(self, explainer: str | None, served: Endpoints, model_dir: Path) -> None:
+    def __init__(self, explainer: str | None, served: Endpoints, model_dir: Path, is_collection: bool = False) -> None:
+        explainer = None if is_collection else explainer
+        self._none = _NONE_OF_SEVERAL if is_collection else _NONE
         is_own = explainer == "process"
         self._own = OwnExplainer(model_dir, served.name, served.version) if is_own else None
         self._url = None if is_own else explainer
@@ -119,7 +122,7 @@ class Explaining:
 
     async def _explain(self, request: Request) -> Response:
         if not self.is_there:
-            return response(text_answer(404, _NONE))
+            return response(text_answer(404, self._none))
         if self._asking >= _AT_ONCE:
             return _busy(f"{self._asking} explanations are on their way already; try again later")
         self._asking += 1

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import uvicorn
 
-from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.config import RuntimeConfig
 from trimtab_runtime.intake import Intake
 from trimtab_runtime.logs import say
@@ -32,8 +31,6 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     """Serve until SIGTERM and a drain. Raises InvalidPackage where the artifact cannot be served."""
     package = read_manifest(config.model_dir)
     name = config.model_name or package.name
-    if package.models is not None and config.explainer is not None:
-        raise InvalidSpec("models of a collection are not explained; set TRIMTAB_EXPLAINER to none")
     tracing = open_tracing(config, name)
     models = load_endpoints(config, offered(config.model_dir, package, name, config.revision), place, tracing)
     process = models[0].metrics
@@ -41,7 +38,7 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     certificates = certificates_of(config)
     grpc = _grpc_server(config, endpoints, certificates)
     _collect_seldom()
-    explaining = Explaining(config.explainer, endpoints, config.model_dir)
+    explaining = Explaining(config.explainer, endpoints, config.model_dir, package.models is not None)
     rest = _rest_config(config, endpoints, certificates, explaining)
     process.started()
     while not all_started(place.tallies[0]):
