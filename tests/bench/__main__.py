@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import chains
+import collection
 import conformance
 import costs
 import endings
@@ -49,6 +50,7 @@ HERE = {
     "starts": starts.measure,
     "costs": costs.measure,
     "endings": endings.measure,
+    "collection": collection.measure,
     "overload": overload.measure,
     "soak": soak.measure,
 }
