@@ -38,9 +38,14 @@ class DataPlane:
             "outputs": [_describe(item) for item in self.package.outputs],
         }
 
-    def check_room(self) -> None:
-        """Raise Busy where no request can be taken, so that none is read in vain."""
-        self._batcher.check_room()
+    @property
+    def is_crowded(self) -> bool:
+        """Tell whether so much waits that it is worth a look how long a caller does, before its request is read."""
+        return self._batcher.is_crowded
+
+    def check_room(self, timeout: float | None = None) -> None:
+        """Raise Busy where no request can be taken, or none of who waits so many seconds: so none is read in vain."""
+        self._batcher.check_room(timeout)
 
     async def infer(self, request: InferRequest) -> Outputs:
         """Return the outputs asked for. Raises the errors of protocol/errors.py."""

@@ -139,10 +139,18 @@ class Batcher:
         """Tell whether nothing waits or runs, and nothing is held for it."""
         return self._rows == 0 and self._bytes == 0
 
-    def check_room(self) -> None:
-        """Raise Busy where not even one row more may wait: to be asked before a request is read, which takes longer."""
-        if self._rows > self._few:
-            self._check(self._rows + 1, self._bytes)
+    @property
+    def is_crowded(self) -> bool:
+        """Tell whether more than the next batch waits."""
+        return self._rows > 2 * self._limits.batch_rows
+
+    def check_room(self, timeout: float | None = None) -> None:
+        """Raise Busy where not even one row more may wait, or not as long as its caller does, in seconds.
+
+        To be asked before a request is read, which takes longer.
+        """
+        if self._rows > self._few or (timeout is not None and not self.is_idle):
+            self._check(self._rows + 1, self._bytes, math.inf if timeout is None else timeout)
 
     def turn_seconds(self) -> float:
         """Return how long the next turn in the loop will take; 0 where nothing waits for one."""

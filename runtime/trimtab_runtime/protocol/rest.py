@@ -3,6 +3,7 @@
 Source: open-inference-protocol, inference_rest.md; Triton, extension_binary_data.md.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -16,6 +17,10 @@ from trimtab_runtime.protocol.inputs import Inputs
 from trimtab_runtime.protocol.request import InferRequest
 from trimtab_runtime.protocol.tensors import Array, to_bytes
 
+_PEEKED: Final = 256  # bytes
+_OF_PARAMETERS: Final = rb'"parameters"\s*:\s*(\{[^{}\[\]\\]*\})'
+_FIRST_PARAMETERS: Final = re.compile(rb'\s*\{(?:\s*"id"\s*:\s*"[^"\\]*"\s*,)?\s*' + _OF_PARAMETERS)
+_LAST_PARAMETERS: Final = re.compile(rb"(?<!\\)" + _OF_PARAMETERS + rb"\s*\}\s*\Z")
 _NO_INPUTS: Final = 'the body needs "inputs": a list of {name, shape, datatype, data}'
 
 
@@ -39,6 +44,21 @@ def read_request(body: bytes, header_length: int | None, inputs: Inputs) -> Infe
     binary = bool(parameters.get("binary_data_output"))
     timeout = _timeout(parameters.get("timeout"))
     return InferRequest(feeds, request_id, _wanted(content.get("outputs"), binary), binary, timeout)
+
+
+def announced_timeout(body: bytes, header_length: int | None) -> float | None:
+    """Return the seconds that a caller waits where that can be seen without reading the body; None elsewhere.
+
+    That is where `parameters` are the first of the body (but for `id`) or the last: so what is seen is the body's own,
+    and no text or tensor within it. Raises BadRequest.
+    """
+    end = len(body) if header_length is None else header_length
+    found = _FIRST_PARAMETERS.match(body, 0, min(end, _PEEKED))
+    found = found or _LAST_PARAMETERS.search(body, max(0, end - _PEEKED), end)
+    try:
+        return None if found is None else _timeout(orjson.loads(found[1]).get("timeout"))
+    except orjson.JSONDecodeError:
+        return None  # who reads all of it says what is wrong
 
 
 class Writer:

@@ -50,13 +50,13 @@ class Endpoints:
         """Tell whether requests can be answered now."""
         return self.ready
 
-    def check_room(self) -> None:
-        """Raise Busy where no model takes a request, so that none is read in vain."""
+    def check_room(self, timeout: float | None) -> None:
+        """Raise Busy where no model takes a request of who waits so many seconds, so that none is read in vain."""
         for endpoint in self.all[:-1]:
             with suppress(Busy):
-                endpoint.plane.check_room()
+                endpoint.plane.check_room(timeout)
                 return
-        self.all[-1].plane.check_room()
+        self.all[-1].plane.check_room(timeout)
 
     def find(self, name: str | None, version: str | None) -> Endpoint:
         """Return a model. Raises UnknownModel where it is not served."""

@@ -249,9 +249,9 @@ class FastProtocol(TimedProtocol):
             self._answer(call, error_answer(error))
 
     def _infer(self, call: Call, body: bytes, header_length: str | None) -> None:
-        plane = call.endpoint.plane
-        plane.check_room()
-        request = rest.read_request(body, read_header_length(header_length, body), plane.inputs)
+        plane, length = call.endpoint.plane, read_header_length(header_length, body)
+        plane.check_room(rest.announced_timeout(body, length) if plane.is_crowded else None)
+        request = rest.read_request(body, length, plane.inputs)
         if call.trace is not None:
             request = request._replace(spent=call.trace.spent)
 

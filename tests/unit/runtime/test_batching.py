@@ -366,9 +366,24 @@ def test_a_batcher_tells_whether_there_is_room_before_a_request_is_read(echo: Mo
     assert asyncio.run(scenario()) == [True, True, False, True]
 
 
-def has_room(batcher: Batcher) -> bool:
+def test_who_waits_for_less_than_the_queue_takes_is_told_before_the_request_is_read(echo: Model) -> None:
+    async def scenario() -> list[bool]:
+        gate = Gate(echo)
+        batcher = batcher_of(gate.run, Limits(1, wait_seconds=1.0), costs=Costs((1,), (0.1,)))
+        found = [has_room(batcher, 0.05)]  # which nobody is before
+        asked = [asyncio.create_task(batcher.infer({"x": np.zeros((1, 2), np.float32)})) for _ in range(3)]
+        await gate.is_busy()
+        found += [has_room(batcher, 0.35), has_room(batcher, 0.45), has_room(batcher)]
+        gate.open.set()
+        await asyncio.gather(*asked)
+        return found
+
+    assert asyncio.run(scenario()) == [True, False, True, True]
+
+
+def has_room(batcher: Batcher, timeout: float | None = None) -> bool:
     try:
-        batcher.check_room()
+        batcher.check_room(timeout)
     except Busy:
         return False
     return True

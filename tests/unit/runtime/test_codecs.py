@@ -141,6 +141,46 @@ def test_elements_that_lead_past_the_end_are_refused(raw: bytes) -> None:
         strings.unpack(raw)
 
 
+_TRAPS = st.sampled_from(
+    ['"parameters":{"timeout":7}}', '{"parameters":{"timeout":7},', "parameters", 'x\\"parameters', "timeout", "a"]
+)
+_TIMEOUTS = st.one_of(st.none(), st.integers(0, 10**7))
+
+
+@given(
+    keys=st.permutations(["id", "inputs", "parameters", "outputs", "more"]),
+    inner=_TIMEOUTS,
+    outer=_TIMEOUTS,
+    text=_TRAPS,
+    indent=st.sampled_from([None, 1]),
+    is_raw=st.booleans(),
+)
+def test_the_time_that_is_seen_before_a_body_is_read_is_what_reading_it_gives(
+    keys: list[str], inner: int | None, outer: int | None, text: str, indent: int | None, is_raw: bool
+) -> None:
+    def parameters(timeout: int | None) -> dict[str, Any]:
+        return {"parameters": {} if timeout is None else {"timeout": timeout}}
+
+    raw = strings.pack(strings.from_list([text]))
+    sent = {"parameters": {"binary_data_size": len(raw)}} if is_raw else {"data": [text], **parameters(inner)}
+    content: dict[str, Any] = {
+        "id": text,
+        "inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], **sent}],
+        "outputs": [{"name": "y", **parameters(inner)}],
+        "more": {text: parameters(inner)},
+        **parameters(outer),
+    }
+    head = json.dumps({key: content[key] for key in keys}, indent=indent).encode()
+    body, length = (head + raw, len(head)) if is_raw else (head, None)
+
+    seen = rest.announced_timeout(body, length)
+
+    read = rest.read_request(body, length, Inputs([Tensor(name="x", datatype="BYTES", shape=(-1,))])).timeout
+    assert seen in (None, read)
+    if keys[-1] == "parameters" or keys[0] == "parameters":
+        assert seen == read
+
+
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_any_bytes_are_read_or_refused(body: bytes, header: int) -> None:
     tensor = Tensor(name="x", shape=(-1, 2))

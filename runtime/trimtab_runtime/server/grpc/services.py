@@ -78,7 +78,7 @@ class Infer:
         try:
             if call.messages != 1:
                 raise BadRequest("the call needs one message; none came")
-            self._endpoints.check_room()
+            self._endpoints.check_room(call.left())
             request = parsed(oip_pb2.ModelInferRequest, inference.content)
             endpoint = self._endpoints.find(request.model_name, request.model_version)
             inference.metrics = inference.metrics.hand_over(endpoint.metrics)
