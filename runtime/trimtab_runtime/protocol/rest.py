@@ -14,9 +14,11 @@ import orjson
 from trimtab_api.package import Tensor
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.inputs import Inputs
+from trimtab_runtime.protocol.packed import read_packed
 from trimtab_runtime.protocol.request import InferRequest
 from trimtab_runtime.protocol.tensors import Array, to_bytes
 
+_LARGE: Final = 4096  # bytes of JSON that are worth another way to read them
 _PEEKED: Final = 256  # bytes
 _OF_PARAMETERS: Final = rb'"parameters"\s*:\s*(\{[^{}\[\]\\]*\})'
 _FIRST_PARAMETERS: Final = re.compile(rb'\s*\{(?:\s*"id"\s*:\s*"[^"\\]*"\s*,)?\s*' + _OF_PARAMETERS)
@@ -176,7 +178,7 @@ def _parameters(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _json(body: bytes) -> dict[str, Any]:
-    content = read_json(body)
+    content = (read_packed(body) if len(body) >= _LARGE else None) or read_json(body)
     if not isinstance(content, dict):
         raise BadRequest("the body has to be a JSON object")
     return content

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from trimtab_api.package import Tensor
 from trimtab_runtime.protocol import grpc, oip_pb2, rest, strings
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.inputs import Inputs
+from trimtab_runtime.protocol.packed import read_packed
 from trimtab_runtime.protocol.request import InferRequest
 from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of, from_list, to_bytes
 
@@ -49,6 +51,67 @@ def same(left: Array, right: Array) -> bool:
 
 def described(array: Array, **more: Any) -> dict[str, Any]:
     return {"name": "x", "shape": list(array.shape), "datatype": datatype_of(array), **more}
+
+
+@given(arrays(NUMBERS, finite=False), st.booleans(), st.integers(0, 3))
+def test_large_bodies_are_read_as_small_ones_are(array: Array, nested: bool, indent: int) -> None:
+    """Also where they cannot be read, or hold what is no number of the kind."""
+    data: Any = array.tolist() if nested else array.ravel().tolist()
+    content = {"id": "a", "inputs": [described(array, data=data, parameters={"b": [1, {}]})], "parameters": {"c": 1.5}}
+    body = json.dumps(content, indent=indent).encode()  # NaN too, which is no JSON
+
+    packed = read_packed(body)
+
+    if packed is not None:
+        numbers = packed["inputs"][0]["data"]
+        packed["inputs"][0]["data"] = numbers.tolist() if isinstance(numbers, np.ndarray) else numbers
+        assert packed == orjson.loads(body)
+    if array.dtype.kind in "iu" and not nested:
+        assert packed is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, 2.5]}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, {}]}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, null]}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, "2"]}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, [2, 3]]}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, 9223372036854775808]}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]}]} 1',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": []}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": [], "data": [1, 2]}]}',
+        '{"inputs": [{"name": "x", "shape": 1, "datatype": "INT64", "data": [1, 2]}]}',
+        '{"inputs": [1]}',
+        '{"inputs": {"x": 1}}',
+        '{"inputs": null}',
+        "[1]",
+        '{"inputs": [' + "[" * 2000,
+        '{"id": "\\ud800", "inputs": []}',
+    ],
+)
+def test_what_is_wrong_with_a_large_body_is_told_as_of_a_small_one(text: str) -> None:
+    inputs = Inputs([Tensor(name="x", datatype="INT64", shape=(-1, 2))])
+    with pytest.raises(BadRequest) as small:
+        rest.read_request(text.encode(), None, inputs)
+    with pytest.raises(BadRequest) as large:
+        rest.read_request(text.encode() + b" " * 5000, None, inputs)
+    assert re.sub(r"column.*", "", str(large.value)) == re.sub(r"column.*", "", str(small.value))
+
+
+def test_a_large_body_after_one_that_was_refused_is_read() -> None:
+    inputs = Inputs([Tensor(name="x", shape=(-1, 1000))])
+    row = {"name": "x", "shape": [1, 1000], "datatype": "FP32", "data": [0.5] * 1000}
+    kept = []
+    for datatype in ("FP32", "INT64", "FP32"):
+        try:
+            body = json.dumps({"inputs": [{**row, "datatype": datatype}]}).encode()
+            kept.append(rest.read_request(body, None, inputs).feeds["x"].sum())
+        except BadRequest as error:
+            kept.append(error)  # and with it all that its frames know
+    assert (kept[0], type(kept[1]), kept[2]) == (500.0, BadRequest, 500.0)
 
 
 @given(arrays([*NUMBERS, "BYTES"]), st.booleans())
