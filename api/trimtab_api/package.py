@@ -37,6 +37,8 @@ _BY_CUSTOM: Final = MappingProxyType(
 MOST_MODELS: Final = 64  # of a collection
 _SERVED_NAME: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"  # a segment of a path
 _VERSION: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+_FOLDER: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # a part of its path
+_FILES: Final = (MANIFEST_FILE, REPORT_FILE, SUMS_FILE)
 _OF_A_COLLECTION: Final = frozenset({"name", "format", "models", "inputs", "outputs"})
 MOST_METRICS: Final = 8  # of a package; more would not fit into a termination message
 
@@ -86,10 +88,10 @@ class Member(Contract):
     @field_validator("folder")
     @classmethod
     def _within(cls, folder: str) -> str:
-        path = PurePosixPath(folder)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
+        parts = PurePosixPath(folder).parts
+        if not parts or not all(re.fullmatch(_FOLDER, part) for part in parts) or folder in _FILES:
             raise ValueError(f"`{folder}` is no folder of the package; name one within it, such as models/first")
-        return str(path)
+        return "/".join(parts)
 
     @field_validator("version", mode="before")
     @classmethod
@@ -145,6 +147,10 @@ class ModelPackage(Contract):
         for name, version in served:
             if served.count((name, version)) > 1 or (version is not None and (name, None) in served):
                 raise ValueError(f"the models named {name} need versions that differ")
+        folders = [PurePosixPath(item.folder) for item in self.models or ()]
+        for folder in folders:
+            if folders.count(folder) > 1 or any(folder in other.parents for other in folders):
+                raise ValueError(f"`{folder}` holds more than one model; put them side by side, each in its own folder")
         return self
 
     @model_validator(mode="after")

@@ -105,6 +105,12 @@ def load_package(folder: Path) -> Model:
         raise InvalidPackage(f"{MANIFEST_FILE} is not valid: {explain(error)}") from error
 
 
+def refuse_edits(model: Model) -> None:
+    """Raise InvalidPackage for a package whose weights are not what they will be."""
+    if model.package.edits:
+        raise InvalidPackage("model.yaml has `edits`, as only results between two passes do; give a finished artifact")
+
+
 def _read_edits(folder: Path, name: str) -> Waiting:
     stored = StoredEdits.model_validate_json(confined(folder, name).read_bytes())
     return Waiting(dict(stored.edits), stored.size_bytes, stored.kept)

@@ -10,13 +10,13 @@ from trimtab_api.errors import InvalidSpec
 from trimtab_runtime.settings import read_settings
 
 _HELP: Final = {
-    "MODEL_DIR": "folder with model.yaml and model.onnx, model.tflite or genai_config.json (default /model)",
-    "MODEL_NAME": "name to serve the model under (default: the package's)",
+    "MODEL_DIR": "folder with model.yaml and model.onnx, model.tflite, genai_config.json or folders (default /model)",
+    "MODEL_NAME": "name to serve the model under (default: the package's); those of a collection keep their own",
     "REVISION": "version that answers and metrics carry (default 1)",
     "HOST": "address to listen on (default 0.0.0.0)",
     "REST_PORT": "port of REST, health and metrics (default 8080; 0: a free one)",
     "GRPC_PORT": "port of gRPC (default 9000; 0: a free one)",
-    "WORKERS": "processes that share the ports, each with the model (default 1)",
+    "WORKERS": "processes that share the ports, each with all models (default 1)",
     "PROTOCOLS": "protocols of inference: rest, grpc or both (default rest,grpc)",
     "MAX_BATCH_SIZE": "most rows that run together (default 32); fewer where more do not pay",
     "BATCH_TOLERANCE": "how far a row may differ in company, as a part of the largest output (default 0.0001)",
@@ -87,7 +87,7 @@ class RuntimeConfig:
 
 def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> RuntimeConfig:
     """Read flags, then the environment; all have defaults. Raises InvalidSpec naming the variable that is wrong."""
-    description = "Serve one model over the Open Inference Protocol."
+    description = "Serve a model, or a collection of them, over the Open Inference Protocol."
     settings = read_settings(arguments, environ, "trimtab-runtime", description, _HELP)
     return RuntimeConfig(
         model_dir=Path(settings.text("MODEL_DIR", "/model")),

@@ -1,4 +1,4 @@
-"""What every protocol asks for: is it ready, what is it, infer. Servers are thin layers over this."""
+"""What every protocol asks of a model: what is it, infer. Servers are thin layers over this."""
 
 from collections.abc import Sequence
 from typing import Any, Final

@@ -31,7 +31,7 @@ def test_of_several_models_the_one_counts_whose_rows_differ_most() -> None:
         for name, value in zip(("rows", "difference", "safe"), values, strict=True)
     )
 
-    assert parse_batching(text, "a") == Batching("a", 1, False, 0.2)
+    assert parse_batching(text, "a") == Batching("a", 1, False, 0.2, "mixed")
 
 
 @pytest.mark.parametrize(

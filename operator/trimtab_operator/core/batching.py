@@ -33,7 +33,8 @@ def write(batching: Batching | None) -> dict[str, Any] | None:
         return None
     difference = {} if batching.difference is None else {"difference": batching.difference}
     safe = {} if batching.safe is None else {"safe": batching.safe}
-    return {"revision": batching.revision, "rows": batching.rows, **safe, **difference}
+    model = {} if batching.model is None else {"model": batching.model}
+    return {"revision": batching.revision, "rows": batching.rows, **model, **safe, **difference}
 
 
 def condition(batching: Batching | None) -> Condition:
@@ -47,13 +48,14 @@ def condition(batching: Batching | None) -> Condition:
         )
     if batching.safe:
         return Condition(CONDITION, True, "RowsMix", f"{name} answers rows alike, whatever they run together with")
+    which = name if batching.model is None else f"{batching.model} of {name}"
     measured = batching.difference is not None
     apart = f"by {batching.difference:.2g} of the largest output" if measured else "in a way that has no measure"
     return Condition(
         CONDITION,
         False,
         "RowsDiffer",
-        f"{name} answers rows differently when others run with them, {apart}, so its servers run requests one "
+        f"{which} answers rows differently when others run with them, {apart}, so servers run its requests one "
         "by one; a higher spec.runtime.batching.tolerance lets them batch",
     )
 
@@ -67,4 +69,5 @@ def _read(written: Any) -> Batching | None:
         int(written.get("rows", 1)),
         None if written.get("safe") is None else bool(written["safe"]),
         None if difference is None else float(difference),
+        written.get("model"),
     )

@@ -124,13 +124,15 @@ class Sample:
 class Batching:
     """What the servers of a revision found out of it: rows that run together, and whether that changes answers.
 
-    `difference` is a part of the largest output; None where it is beyond measure. A `safe` of None is not told.
+    `difference` is a part of the largest output; None where it is beyond measure. A `safe` of None is not told. A
+    `model` is the one of several whose rows differ most.
     """
 
     revision: str
     rows: int
     safe: bool | None
     difference: float | None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

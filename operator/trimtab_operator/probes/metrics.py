@@ -10,6 +10,7 @@ from trimtab_operator.core.observed import Batching, Pod, Sample
 
 _PORT = 8080
 _SECONDS = 3.0
+_BATCHING = "trimtab_batching_"
 
 # gRPC codes that are the server's fault; the others are the caller's.
 _SERVER_FAULTS = frozenset({"UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "DEADLINE_EXCEEDED", "UNIMPLEMENTED"})
@@ -67,20 +68,33 @@ def parse_sample(text: str) -> Sample:
 def parse_batching(text: str, revision: str) -> Batching:
     """Read from the text format of Prometheus how a server batches; `safe` is None where it does not tell.
 
-    Of several models, the one counts whose rows differ most. The server may be older than the question, or somebody
+    Of several models, the one is told whose rows differ most. The server may be older than the question, or somebody
     else's: what it answers is no reason to fail.
     """
-    found: dict[str, list[float]] = {}
+    models: dict[tuple[str, ...], dict[str, float]] = {}
     try:
         for line in (line for family in text_string_to_metric_families(text) for line in family.samples):
-            found.setdefault(line.name, []).append(line.value)
+            if line.name.startswith(_BATCHING):
+                which = tuple(line.labels.get(name, "") for name in ("model", "version"))
+                models.setdefault(which, {})[line.name.removeprefix(_BATCHING)] = line.value
     except ValueError:
-        found = {}
-    safe, rows = found.get("trimtab_batching_safe"), min(found.get("trimtab_batching_rows", [1.0]))
-    if safe is None or not math.isfinite(rows):
+        models = {}
+    told = {which: found for which, found in models.items() if "safe" in found and math.isfinite(_rows(found))}
+    if not told:
         return Batching(revision, 1, None, None)
-    difference = max(found.get("trimtab_batching_difference", [math.inf]))
-    return Batching(revision, max(1, int(rows)), all(safe), difference if math.isfinite(difference) else None)
+    which, found = max(told.items(), key=lambda item: (not item[1]["safe"], _difference(item[1])))
+    difference = _difference(found)
+    measured = difference if math.isfinite(difference) else None
+    model = " ".join(filter(None, which)) if len(told) > 1 else None
+    return Batching(revision, max(1, int(_rows(found))), bool(found["safe"]), measured, model)
+
+
+def _rows(found: dict[str, float]) -> float:
+    return found.get("rows", 1.0)
+
+
+def _difference(found: dict[str, float]) -> float:
+    return found.get("difference", math.inf)
 
 
 def add_samples(samples: list[Sample]) -> Sample:

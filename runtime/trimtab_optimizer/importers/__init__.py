@@ -12,7 +12,7 @@ from trimtab_optimizer.importers.huggingface import import_huggingface
 from trimtab_optimizer.importers.litert import import_litert
 from trimtab_optimizer.importers.onnx import import_onnx
 from trimtab_optimizer.importers.pytorch import check_pytorch
-from trimtab_optimizer.package import Model, load_package
+from trimtab_optimizer.package import Model, load_package, refuse_edits
 
 _NEITHER_TEACH_NOR_LEARN: Final = {
     ModelFormat.LITERT: "a LiteRT model",
@@ -64,8 +64,7 @@ def _declared(source: ModelSource, folder: Path) -> Model:
     if model.package.format is not source.format:
         said = f"model.yaml says format {model.package.format}, the spec says {source.format}"
         raise InvalidPackage(f"{said}; make spec.model.format match the package")
-    if model.package.edits:
-        raise InvalidPackage("model.yaml has `edits`, as only results between two passes do; give a finished artifact")
+    refuse_edits(model)
     return model
 
 

@@ -7,24 +7,23 @@ from trimtab_api.package import MANIFEST_FILE
 from trimtab_api.spec import ModelFormat
 from trimtab_optimizer.importers.litert import import_litert
 from trimtab_optimizer.importers.onnx import import_onnx
-from trimtab_optimizer.package import Model, confined, load_package, write_package
+from trimtab_optimizer.package import Model, confined, load_package, refuse_edits, write_package
 
 
 def import_collection(model: Model, target: Path) -> Model:
     """Check a collection and lay its models out in `target`. Raises InvalidPackage naming the model that is wrong."""
     target.mkdir(parents=True)
-    for folder in dict.fromkeys(item.folder for item in model.package.models or ()):  # two names may share one
+    for item in model.package.models or ():
         try:
-            _import(confined(model.folder, f"{folder}/{MANIFEST_FILE}").parent, target / folder)
+            _import(confined(model.folder, f"{item.folder}/{MANIFEST_FILE}").parent, target / item.folder)
         except InvalidPackage as error:
-            raise InvalidPackage(f"the model in {folder}: {error}") from error
-        except FileExistsError as error:
-            raise InvalidPackage(f"the folder {folder} lies in that of another model; put them side by side") from error
+            raise InvalidPackage(f"the model in {item.folder}: {error}") from error
     return write_package(target, model.package)
 
 
 def _import(folder: Path, target: Path) -> Model:
     found = load_package(folder)
+    refuse_edits(found)
     if found.package.format is ModelFormat.ONNX:
         return import_onnx(found, target)
     if found.package.format is ModelFormat.LITERT:

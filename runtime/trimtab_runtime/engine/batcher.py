@@ -40,7 +40,7 @@ class Limits:
 class Batcher:
     """Feeds one session from one event loop. Runs happen in the loop where `in_loop`, else in a thread of its own.
 
-    With `lone_in_loop` a request that finds nothing before it runs in the loop all the same.
+    With `lone_in_loop` a request of one row that finds nothing before it runs in the loop all the same.
 
     `observe_run` is told the rows and seconds of every run. With `one_shape` all rows are known to be alike. Where a
     row is answered alike in any company, requests of very many rows may run in pieces of `piece_rows`. Those who run in
@@ -69,8 +69,7 @@ class Batcher:
         self._piece_rows = sys.maxsize if piece_rows is None else piece_rows
         self._lone_in_loop = lone_in_loop and not in_loop
         self._turns = turns or Turns()
-        if in_loop:
-            self._turns.join(self)
+        self._turns.join(self)
         self._rows = self._bytes = 0  # of all that has no result yet
         self._staged: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -128,8 +127,8 @@ class Batcher:
                 self._start(loop)
 
     def _is_alone(self, waiting: Waiting) -> bool:
-        """Tell whether nothing else waits or runs."""
-        return waiting.rows == 1 == self._rows
+        """Tell whether nothing else waits or runs, of this model or another."""
+        return waiting.rows == 1 == self._rows and self._turns.is_only(self)
 
     def _forget(self, whole: Waiting) -> None:
         self._bytes -= whole.size
@@ -141,7 +140,7 @@ class Batcher:
 
     @property
     def is_crowded(self) -> bool:
-        """Tell whether more than the next batch waits."""
+        """Tell whether more waits than the run in hand and the next batch can take."""
         return self._rows > 2 * self._limits.batch_rows
 
     def check_room(self, timeout: float | None = None) -> None:
@@ -153,8 +152,10 @@ class Batcher:
             self._check(self._rows + 1, self._bytes, math.inf if timeout is None else timeout)
 
     def turn_seconds(self) -> float:
-        """Return how long the next turn in the loop will take; 0 where nothing waits for one."""
-        return self._forecast.of_run(min(self._rows, self._limits.batch_rows)) if self._rows else 0.0
+        """Return how long the next turn in the loop will take; 0 where none is due, or runs have a thread."""
+        if not self._rows or not self._in_loop:
+            return 0.0
+        return self._forecast.of_run(min(self._rows, self._limits.batch_rows))
 
     def _begin(self) -> asyncio.AbstractEventLoop:
         self._loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Models that run in one event loop have their turns one after the other, however much is asked of any.
+"""Models that share an event loop. Runs in it have their turns one after the other, however much is asked of any.
 
 So a queue waits for the turns of the others too: what is admitted to it has to know of them.
 """
@@ -7,21 +7,28 @@ from typing import Protocol
 
 
 class InTurn(Protocol):
-    """What runs in the loop."""
+    """What feeds a model from the loop."""
+
+    @property
+    def is_idle(self) -> bool: ...
 
     def turn_seconds(self) -> float:
-        """Return how long its next turn will take; 0 where nothing waits for it."""
+        """Return how long its next turn in the loop will take; 0 where none is due."""
 
 
 class Turns:
-    """Those who run in one event loop."""
+    """All that feed models from one event loop."""
 
     def __init__(self) -> None:
         self._all: list[InTurn] = []
 
     def join(self, one: InTurn) -> None:
-        """Have turns from now on."""
+        """Take part from now on."""
         self._all.append(one)
+
+    def is_only(self, one: InTurn) -> bool:
+        """Tell whether nothing waits or runs but for one of them."""
+        return len(self._all) == 1 or all(other is one or other.is_idle for other in self._all)
 
     def of_others(self, one: InTurn) -> float:
         """Return the seconds between two turns of one, in which the others have theirs."""

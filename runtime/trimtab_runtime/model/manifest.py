@@ -12,11 +12,15 @@ from trimtab_api.spec import ModelFormat
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A model that is to be served: how callers name it, and its folder."""
+    """A model that is to be served: how callers name it, and its folder.
+
+    It `has_own_version` where that is not the server's revision.
+    """
 
     name: str
     version: str
     folder: Path
+    has_own_version: bool = False
 
 
 def read_manifest(folder: Path) -> ModelPackage:
@@ -31,7 +35,10 @@ def offered(folder: Path, package: ModelPackage, name: str, revision: str) -> tu
     """Return the models of a package; the only one has the server's name and revision."""
     if package.models is None:
         return (Offered(name, revision, folder),)
-    return tuple(Offered(item.name, item.version or revision, folder / item.folder) for item in package.models)
+    return tuple(
+        Offered(item.name, item.version or revision, folder / item.folder, item.version is not None)
+        for item in package.models
+    )
 
 
 def is_generative(folder: Path) -> bool:

@@ -39,16 +39,25 @@ def _parser(size: int) -> Any:
 
 
 def _read(parser: Any, body: bytes) -> dict[str, Any]:
-    content = dict(parser.parse(body).items())
-    tensors = content.pop("inputs", None)
-    found = {key: _plain(value) for key, value in content.items()}
-    if tensors is not None:
-        found["inputs"] = [_tensor(dict(item.items())) for item in tensors] if _is_list(tensors) else _plain(tensors)
+    content = _fields(parser.parse(body))
+    tensors: Any = content.get("inputs")
+    if not _is_list(tensors):
+        raise ValueError("no request of the protocol")
+    found = {key: _plain(value) for key, value in content.items() if key != "inputs"}
+    return found | {"inputs": [_tensor(_fields(item)) for item in tensors]}
+
+
+def _fields(read: Any) -> dict[str, Any]:
+    """Return what an object holds, its lists and objects unread."""
+    keys = list(read.keys()) if hasattr(read, "as_dict") else []
+    found = {key: read[key] for key in keys}
+    if not found or len(found) != len(keys):
+        raise ValueError("no object, an empty one, or keys that come twice")
     return found
 
 
 def _tensor(item: dict[str, Any]) -> dict[str, Any]:
-    data = item.get("data")
+    data: Any = item.get("data")
     kind = _KINDS.get(item["datatype"]) if isinstance(item.get("datatype"), str) else None
     if kind is None or not _is_list(data) or not len(data) or _is_list(data[0]):
         return {key: _plain(value) for key, value in item.items()}

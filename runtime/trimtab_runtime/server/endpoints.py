@@ -67,8 +67,12 @@ class Endpoints:
         return found
 
     def counting(self, name: str | None, version: str | None) -> ServerMetrics:
-        """Return what counts the calls of a model; calls of one that is not there are counted with the first."""
-        return self._found.get((name, version or None), self.first).metrics
+        """Return what counts the calls of a model.
+
+        Calls of a version that is not there are counted with the first of the name, and of no model with the first.
+        """
+        found = self._found.get((name, version or None)) or self._found.get((name, None))
+        return (found or self.first).metrics
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Return the versions of a model."""

@@ -27,9 +27,9 @@ class Described(Served, Protocol):
         """Tell whether requests can be answered now."""
 
 
-def routes(plane: Described, collectors: Sequence[Collector], extensions: Sequence[str]) -> list[Route]:
+def routes(served: Described, collectors: Sequence[Collector], extensions: Sequence[str]) -> list[Route]:
     """Return the routes that need no inference."""
-    views = _Views(plane, collectors, extensions)
+    views = _Views(served, collectors, extensions)
     found = [
         Route("/healthz", views.live),
         Route("/metrics", views.metrics),
@@ -45,8 +45,8 @@ def routes(plane: Described, collectors: Sequence[Collector], extensions: Sequen
 
 
 class _Views:
-    def __init__(self, plane: Described, collectors: Sequence[Collector], extensions: Sequence[str]) -> None:
-        self._plane = plane
+    def __init__(self, served: Described, collectors: Sequence[Collector], extensions: Sequence[str]) -> None:
+        self._served = served
         self._collectors = collectors
         self._extensions = extensions
 
@@ -54,7 +54,7 @@ class _Views:
         return json_response({"live": True})
 
     async def ready(self, _: Request) -> Response:
-        ready = await self._plane.is_up()
+        ready = await self._served.is_up()
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, _: Request) -> Response:
@@ -66,14 +66,14 @@ class _Views:
 
     async def models(self, _: Request) -> Response:
         """Answer as KServe's servers do: the standard has no way to ask what there is."""
-        return json_response({"models": list(self._plane.names)})
+        return json_response({"models": list(self._served.names)})
 
     async def model_metadata(self, request: Request) -> Response:
         return json_response(self._described(request))
 
     async def model_ready(self, request: Request) -> Response:
-        name, ready = self._described(request)["name"], await self._plane.is_up()
+        name, ready = self._described(request)["name"], await self._served.is_up()
         return json_response({"name": name, "ready": ready}, 200 if ready else 503)
 
     def _described(self, request: Request) -> dict[str, Any]:
-        return self._plane.describe(request.path_params["model"], request.path_params.get("version"))
+        return self._served.describe(request.path_params["model"], request.path_params.get("version"))

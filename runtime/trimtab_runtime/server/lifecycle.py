@@ -32,15 +32,15 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     package = read_manifest(config.model_dir)
     name = config.model_name or package.name
     tracing = open_tracing(config, name)
-    models = load_endpoints(config, offered(config.model_dir, package, name, config.revision), place, tracing)
-    process = models[0].metrics
-    endpoints = Endpoints(name, config.revision, models, Intake(config.intake_bytes, process.intake_cell))
+    served = load_endpoints(config, offered(config.model_dir, package, name, config.revision), place, tracing)
+    of_process = served[0].metrics
+    endpoints = Endpoints(name, config.revision, served, Intake(config.intake_bytes, of_process.intake_cell))
     certificates = certificates_of(config)
     grpc = _grpc_server(config, endpoints, certificates)
     _collect_seldom()
     explaining = Explaining(config.explainer, endpoints, config.model_dir, package.models is not None)
     rest = _rest_config(config, endpoints, certificates, explaining)
-    process.started()
+    of_process.started()
     while not all_started(place.tallies[0]):
         await asyncio.sleep(_LOOK_SECONDS)
     sockets = [bind(config.host, config.rest_port, shared=True)] if place.shares_ports else None

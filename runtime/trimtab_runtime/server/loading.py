@@ -33,18 +33,19 @@ def load_endpoints(
     Raises InvalidPackage: of several, one that cannot be served keeps all from being served, as what served before
     goes on.
     """
-    loaded = _loaded(config, dict.fromkeys(model.folder for model in models))
+    loaded = _loaded(config, [model.folder for model in models])
     turns = Turns()
     endpoints = []
     for model, tallies in zip(models, place.tallies, strict=True):
-        metrics = ServerMetrics(model.name, model.version, tallies, place.process, tracing)
+        version = model.version if model.has_own_version else None
+        metrics = ServerMetrics(model.name, config.revision, tallies, place.process, tracing, version)
         batcher = _batcher(config, model, loaded[model.folder], metrics, turns, _QUEUED_BYTES // len(models))
         plane = DataPlane(model.name, model.version, loaded[model.folder], batcher)
         endpoints.append(Endpoint(plane, metrics))
     return endpoints
 
 
-def _loaded(config: RuntimeConfig, folders: dict[Path, None]) -> dict[Path, Model]:
+def _loaded(config: RuntimeConfig, folders: Sequence[Path]) -> dict[Path, Model]:
     threads = config.threads or max(1, available_cpus() // config.workers)
     if config.model_dir in folders:
         return {config.model_dir: load_model(config.model_dir, threads)}
@@ -69,7 +70,7 @@ def _batcher(
     one_shape = all(-1 not in item.shape[1:] for item in model.package.inputs)
     # Rows of any length may take any time: those of the trial say nothing of the longest.
     in_loop = learned.in_loop and one_shape if config.executor == "auto" else config.executor == "loop"
-    lone_in_loop = learned.lone_in_loop and one_shape and config.executor == "auto"
+    lone_in_loop = learned.lone_in_loop and one_shape and config.executor == "auto" and not config.max_delay_seconds
     say(
         "learned",
         model=offered.name,

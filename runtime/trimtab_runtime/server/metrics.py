@@ -90,7 +90,8 @@ def all_started(tallies: Tallies) -> bool:
 class ServerMetrics:
     """Counts inference calls only: probes and scrapes would hide what callers see. A collector of prometheus_client.
 
-    With several processes each has one of these, over the same tallies and with a `process` number of its own. Calls
+    A `version` is that of a model of a collection, where it has its own. With several processes each has one of
+    these, over the same tallies and with a `process` number of its own. Calls
     that have a trace are told of by `tracing`, where there is one.
     """
 
@@ -101,9 +102,11 @@ class ServerMetrics:
         tallies: Tallies | None = None,
         process: int = 0,
         tracing: Tracing | None = None,
+        version: str | None = None,
     ) -> None:
         self.tracing: Final = tracing
-        self.labels: Final = (model, revision)
+        of_version = {} if version is None else {"version": version}
+        self.labels: Final[Mapping[str, str]] = {"model": model, "revision": revision, **of_version}
         self._tallies = tallies or tallies_for(1)[0]
         self._row = self._tallies.rows[process]
         self._row[_INFLIGHT] = self._row[_INTAKE] = 0  # what a process before this one in its place had in hand is lost
@@ -155,7 +158,7 @@ class ServerMetrics:
         row[_REQUESTS[protocol, _OTHER] if at is None else at] += 1
         if trace is not None and self.tracing is not None:
             with suppress(Exception):  # to tell of a call may fail; its answer may not
-                self.tracing.end(trace, protocol, code, *self.labels)
+                self.tracing.end(trace, protocol, code, self.labels)
 
     @contextmanager
     def request(self, protocol: str, unless_told: str, parent: str | None = None) -> Iterator["Outcome"]:
@@ -169,17 +172,19 @@ class ServerMetrics:
     def collect(self) -> Iterator[Metric]:
         """Yield every metric as it is now, over all processes."""
         row = self._tallies.total()
-        names = ["model", "revision", "protocol"]
-        requests = CounterMetricFamily("trimtab_requests", "Inference calls by outcome.", labels=[*names, "code"])
+        names, values = list(self.labels), list(self.labels.values())
+        requests = CounterMetricFamily(
+            "trimtab_requests", "Inference calls by outcome.", labels=[*names, "protocol", "code"]
+        )
         for (protocol, code), at in _REQUESTS.items():
             if row[at]:
-                requests.add_metric([*self.labels, protocol, code], row[at])
+                requests.add_metric([*values, protocol, code], row[at])
         yield requests
         text = "Duration of inference calls."
-        durations = HistogramMetricFamily("trimtab_request_duration_seconds", text, labels=names)
+        durations = HistogramMetricFamily("trimtab_request_duration_seconds", text, labels=[*names, "protocol"])
         for protocol, duration in _DURATIONS.items():
             if any(row[duration.start : duration.end]):
-                duration.add_to(durations, row, [*self.labels, protocol])
+                duration.add_to(durations, row, [*values, protocol])
         yield durations
         yield GaugeMetricFamily("trimtab_inflight_requests", "Inference calls in progress.", row[_INFLIGHT])
         yield GaugeMetricFamily("trimtab_intake_bytes", "Bytes of requests that are on their way.", row[_INTAKE])
@@ -187,16 +192,16 @@ class ServerMetrics:
             ("trimtab_batch_rows", "Rows of a run.", _BATCH_ROWS),
             ("trimtab_run_duration_seconds", "Duration of runs of the model.", _RUN_SECONDS),
         ):
-            family = HistogramMetricFamily(name, text, labels=names[:2])
-            found.add_to(family, row, self.labels)
+            family = HistogramMetricFamily(name, text, labels=names)
+            found.add_to(family, row, values)
             yield family
         if self._learned is not None:
             learned = self._learned
             yield from batching(self.labels, learned.batch_rows, learned.difference, learned.is_safe)
         text = "Processes that were ready to serve; if more than there are, some died."
         yield CounterMetricFamily("trimtab_process_starts", text, row[_STARTS])
-        info = GaugeMetricFamily("trimtab_model_info", "The model served.", labels=names[:2])
-        info.add_metric(self.labels, 1)
+        info = GaugeMetricFamily("trimtab_model_info", "The model served.", labels=names)
+        info.add_metric(values, 1)
         yield info
 
 
@@ -209,12 +214,12 @@ class Merged:
     def collect(self) -> Iterator[Metric]:
         """Yield every metric as it is now."""
         families: dict[str, Metric] = {}
-        samples: dict[str, dict[tuple[str, ...], Sample]] = {}
+        samples: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]] = {}
         for family in (family for model in self._models for family in model.collect()):
             families.setdefault(family.name, family)
             found = samples.setdefault(family.name, {})
             for sample in family.samples:
-                key = (sample.name, *sample.labels.values())
+                key = (sample.name, frozenset(sample.labels.items()))
                 before = found[key].value if key in found else 0.0
                 found[key] = sample._replace(value=before + sample.value)
         for name, family in families.items():
@@ -235,13 +240,13 @@ class Outcome:
         return None if self.trace is None else self.trace.spent
 
 
-def batching(labels: tuple[str, str], rows: int, difference: float, is_safe: bool) -> Iterator[Metric]:
-    """Yield how a model is batched, which an operator asks for; `labels` are its name and revision."""
+def batching(labels: Mapping[str, str], rows: int, difference: float, is_safe: bool) -> Iterator[Metric]:
+    """Yield how a model is batched, which an operator asks for; `labels` tell which it is."""
     for name, text, value in (
         ("rows", "Most rows that run together.", rows),
         ("difference", "By how much answers differ in company, as a part of the largest output.", difference),
         ("safe", "Whether that is tolerated: 1 where requests run together, 0 where they run one by one.", is_safe),
     ):
-        family = GaugeMetricFamily(f"trimtab_batching_{name}", text, labels=["model", "revision"])
-        family.add_metric(labels, value)
+        family = GaugeMetricFamily(f"trimtab_batching_{name}", text, labels=list(labels))
+        family.add_metric(list(labels.values()), value)
         yield family

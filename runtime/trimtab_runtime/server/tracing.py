@@ -60,10 +60,10 @@ class Tracing:
         """Return the trace of a call; `parent` is its header `traceparent`."""
         return Trace(parent)
 
-    def end(self, trace: Trace, protocol: str, code: str, model: str, revision: str) -> None:
-        """Tell of a call that is over."""
+    def end(self, trace: Trace, protocol: str, code: str, model: Mapping[str, str]) -> None:
+        """Tell of a call that is over; `model` are the labels of the model that answered it."""
         seconds = trace.seconds()
-        labels = {"model": model, "revision": revision, "protocol": protocol}
+        labels = {**model, "protocol": protocol}
         if self._tracer is not None:
             self._send(self._tracer, trace, labels, code, seconds)
         if self._access_log:

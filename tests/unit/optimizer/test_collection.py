@@ -74,7 +74,8 @@ def test_what_would_have_to_be_converted_is_refused(several: Several, linear_pac
     linear = linear_package()
     linear.rename(folder / "linear")
     package = load_package(folder).package
-    listed = tuple(item.model_copy(update={"folder": "linear"}) for item in package.models or ())
+    (first, *others) = package.models or ()
+    listed = (first.model_copy(update={"folder": "linear"}), *others)
     write_package(folder, package.model_copy(update={"models": listed}))
     with pytest.raises(
         InvalidPackage, match="the model in linear: it has the format pytorch, and a collection is served"

@@ -17,6 +17,7 @@ from trimtab_runtime.engine.costs import Costs, Forecast
 from trimtab_runtime.engine.pieces import piece_rows
 from trimtab_runtime.engine.queueing import Outputs, Queue, Waiting
 from trimtab_runtime.engine.running import Run
+from trimtab_runtime.engine.turns import Turns
 from trimtab_runtime.model.session import Model, load_model
 from trimtab_runtime.protocol.errors import Busy, InferenceFailed, Late
 from trimtab_runtime.protocol.tensors import Array
@@ -480,11 +481,32 @@ def test_a_caller_that_left_alone_is_not_computed_and_keeps_nobody_waiting(echo:
         runs: list[int] = []
         batcher, row = batcher_of(echo.run, Limits(8), runs, lone=True), {"x": np.zeros((1, 2), np.float32)}
         batcher.submit(row, lambda _: None).left = True
-        await batcher.infer(row)
+        for _ in range(3):  # turns of the loop
+            await asyncio.sleep(0)
+        assert batcher.is_idle
         await batcher.infer(row)
         return runs
 
-    assert sum(asyncio.run(scenario())) == 2
+    assert asyncio.run(scenario()) == [1]
+
+
+def test_a_row_of_one_model_runs_in_the_thread_while_another_model_has_something_to_do(echo: Model) -> None:
+    async def scenario() -> list[str]:
+        seen: list[str] = []
+
+        def run(feeds: Any) -> Any:
+            seen.append(threading.current_thread().name)
+            return echo.run(feeds)
+
+        turns, row = Turns(), {"x": np.zeros((1, 2), np.float32)}
+        one, other = (Batcher(run, Limits(8), COSTS, turns=turns, lone_in_loop=True) for _ in range(2))
+        await asyncio.gather(one.infer(row), other.infer(row))
+        await one.infer(row)
+        return seen
+
+    seen = asyncio.run(scenario())
+    assert set(seen[:2]) == {"session"}
+    assert seen[2] == threading.current_thread().name
 
 
 def test_between_runs_inside_the_loop_other_work_has_its_turn(echo: Model) -> None:

@@ -68,6 +68,7 @@ def test_large_bodies_are_read_as_small_ones_are(array: Array, nested: bool, ind
         assert packed == orjson.loads(body)
     if array.dtype.kind in "iu" and not nested:
         assert packed is not None
+        assert isinstance(numbers, np.ndarray)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Several models, and versions of one, in one server: each is asked for by name and counted by itself."""
 
+import asyncio
 import json
 import threading
 import time
@@ -15,12 +16,17 @@ from onnx import helper
 from prometheus_client.parser import text_string_to_metric_families
 
 from trimtab_api.errors import InvalidPackage
+from trimtab_runtime.dataplane import DataPlane
 from trimtab_runtime.engine.batcher import Batcher, Limits
 from trimtab_runtime.engine.costs import Costs
 from trimtab_runtime.engine.turns import Turns
+from trimtab_runtime.intake import Intake
 from trimtab_runtime.model.manifest import read_manifest
+from trimtab_runtime.model.session import load_model
 from trimtab_runtime.protocol import oip_pb2, oip_pb2_grpc
 from trimtab_runtime.protocol.errors import Busy
+from trimtab_runtime.server.endpoints import Endpoint, Endpoints
+from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_testing.servers import Models, Serve, Serving
 
 Stub: Any = oip_pb2_grpc.GRPCInferenceServiceStub
@@ -131,11 +137,12 @@ def test_each_model_has_metrics_of_its_own_over_all_processes(folder: Path, serv
                 assert client.post(path, json=ASKED).status_code == 200
         client.post("/v2/models/sums/infer", json=ASKED)
         client.post("/v2/models/nothing/infer", json=ASKED)
+        client.post("/v2/models/sums/versions/7/infer", json=ASKED)
         text = client.get("/metrics").text
     families = list(text_string_to_metric_families(text))
     lines = [line for family in families for line in family.samples]
     counted = {
-        (line.labels["model"], line.labels["revision"], line.labels["code"]): line.value
+        (line.labels["model"], line.labels.get("version"), line.labels["code"]): line.value
         for line in lines
         if line.name == "trimtab_requests_total"
     }
@@ -143,22 +150,66 @@ def test_each_model_has_metrics_of_its_own_over_all_processes(folder: Path, serv
         ("scores", "2", "200"): 5,
         ("scores", "1", "200"): 3,
         ("scores", "1", "404"): 1,  # nobody's call is counted with the first model
-        ("sums", "r1", "400"): 1,
+        ("sums", None, "404"): 1,  # of a version that is not there
+        ("sums", None, "400"): 1,
     }
+    assert {line.labels["revision"] for line in lines if "model" in line.labels} == {"r1"}
     assert len({family.name for family in families}) == len(families)
     assert [line.value for line in lines if line.name == "trimtab_process_starts_total"] == [2]
     assert [line.value for line in lines if line.name == "trimtab_inflight_requests"] == [0]
     assert sum(line.value for line in lines if line.name == "trimtab_batch_rows_sum") == 8
 
 
-def test_calls_over_grpc_are_counted_with_their_model(stub: Any, folder: Path, shared: Serve) -> None:
+@pytest.mark.parametrize("engine", ["lean", "grpcio"])
+def test_calls_over_grpc_are_counted_with_their_model(folder: Path, serve: Serve, engine: str) -> None:
+    server = serve(folder, GRPC_ENGINE=engine)
     asked = oip_pb2.ModelInferRequest(model_name="scores", model_version="2")
     asked.inputs.add(name="x", datatype="FP32", shape=[1, 3]).contents.fp32_contents.extend(ROW)
-    stub.ModelInfer(asked)
-    urls = [shared(folder, GRPC_ENGINE=engine).url for engine in ("lean", "grpcio")]
-    texts = [httpx.get(f"{url}/metrics").text for url in urls]
-    assert any('code="OK",model="scores",protocol="grpc",revision="2"' in text for text in texts)
-    assert all("trimtab_inflight_requests 0.0" in text for text in texts)
+    with grpc.insecure_channel(server.grpc) as channel:
+        Stub(channel).ModelInfer(asked)
+        asked.model_version = "9"
+        with pytest.raises(grpc.RpcError):
+            Stub(channel).ModelInfer(asked)
+    families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text)
+    lines = [line for family in families for line in family.samples]
+    counted = {
+        (line.labels["version"], line.labels["code"]): line.value
+        for line in lines
+        if line.name == "trimtab_requests_total"
+    }
+    assert counted == {("2", "OK"): 1, ("1", "NOT_FOUND"): 1}
+    assert [line.value for line in lines if line.name == "trimtab_inflight_requests"] == [0]
+
+
+def fill(batcher: Batcher) -> int:
+    """Ask until no more is taken, and return how often something was."""
+    feeds, taken = {"x": np.zeros((1, 3), np.float32)}, 0
+    try:
+        while True:
+            batcher.submit(feeds, lambda result: None)
+            taken += 1
+    except Busy:
+        return taken
+
+
+def test_there_is_room_in_a_server_while_one_of_its_models_has_some(models: Models) -> None:
+    """So a call is read then; where none has room, it is not."""
+    batchers = [Batcher(lambda feeds: feeds, Limits(1), Costs((1,), (0.05,)), in_loop=True) for _ in range(2)]
+    model = load_model(models.scores(), threads=1)
+    served = [
+        Endpoint(DataPlane(name, "1", model, batcher), ServerMetrics(name, "1"))
+        for name, batcher in zip("ab", batchers, strict=True)
+    ]
+    endpoints = Endpoints("both", "1", served, Intake(1 << 20))
+
+    async def scenario() -> None:
+        for batcher in batchers:
+            endpoints.check_room(None)
+            fill(batcher)
+        with pytest.raises(Busy):
+            endpoints.check_room(None)
+
+    asyncio.run(scenario())
 
 
 def test_the_document_has_every_model_with_an_example_that_is_answered(server: Serving) -> None:
@@ -216,15 +267,6 @@ async def test_a_queue_waits_for_the_turns_of_the_others_in_the_loop(models: Mod
     """Room for a second is less where each turn of a model comes after one of another that takes as long."""
     turns, costs = Turns(), Costs((1,), (0.02,))
 
-    def fill(batcher: Batcher) -> int:
-        feeds, taken = {"x": np.zeros((1, 3), np.float32)}, 0
-        try:
-            while True:
-                batcher.submit(feeds, lambda result: None)
-                taken += 1
-        except Busy:
-            return taken
-
     def of_its_own(feeds: Any) -> Any:
         return feeds
 
@@ -240,6 +282,10 @@ async def test_a_queue_waits_for_the_turns_of_the_others_in_the_loop(models: Mod
         ([], "models"),
         ([{"name": "a", "folder": "../elsewhere"}], "is no folder of the package"),
         ([{"name": "a/b", "folder": "a"}], "models.0.name"),
+        ([{"name": "a", "folder": "SHA256SUMS"}], "is no folder of the package"),
+        ([{"name": "a", "folder": "a\nb"}], "is no folder of the package"),
+        ([{"name": "a", "folder": "a/b"}, {"name": "b", "folder": "a"}], "holds more than one model"),
+        ([{"name": "a", "folder": "a"}, {"name": "b", "folder": "./a"}], "holds more than one model"),
         ([{"name": "a", "folder": "a"}, {"name": "a", "folder": "b", "version": 2}], "need versions that differ"),
         ([{"name": "a", "folder": "a", "version": 2}] * 2, "need versions that differ"),
     ],

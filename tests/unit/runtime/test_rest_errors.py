@@ -2,8 +2,10 @@
 
 import asyncio
 import http.client
+import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -159,6 +161,22 @@ async def test_a_server_with_a_full_queue_says_when_to_try_again(models: Any) ->
         answers = await asyncio.gather(*asked)
     assert {(task.result().status_code, task.result().headers["retry-after"]) for task in refused} == {(503, "1")}
     assert {answer.status_code for answer in answers} == {200, 503}
+
+
+def test_who_waits_too_short_for_a_queue_is_refused_before_the_request_is_read(models: Any, serve: Any) -> None:
+    """Seen by what is wrong with it, which is not told then."""
+    slow = serve(models.slow(), PROTOCOLS="rest", MAX_BATCH_SIZE="1", MAX_WAIT_SECONDS="60")
+    rows = json.dumps([[0.0] * 1024] * 100)
+    wrong = json.dumps({"inputs": [], "parameters": {"timeout": 1}})
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(httpx.post, f"{slow.url}/predict", content=rows, timeout=60) for _ in range(8)]
+        codes = []
+        while not all(item.done() for item in asked):
+            codes.append(httpx.post(f"{slow.url}/v2/models/slow/infer", content=wrong).status_code)
+
+    assert httpx.post(f"{slow.url}/v2/models/slow/infer", content=wrong).status_code == 400
+    assert 503 in codes
 
 
 def http_connection(client: httpx.Client) -> http.client.HTTPConnection:

@@ -118,7 +118,7 @@ class _Service(oip_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _infer(self, request: Any, left: float | None, spent: Spent | None) -> Any:
         plane = self._endpoints.find(request.model_name, request.model_version).plane
-        plane.check_room()
+        plane.check_room(left)
         asked = codec.read_request(request, plane.inputs)
         if left is not None:
             asked = asked._replace(timeout=left)

@@ -82,6 +82,7 @@ class Infer:
             request = parsed(oip_pb2.ModelInferRequest, inference.content)
             endpoint = self._endpoints.find(request.model_name, request.model_version)
             inference.metrics = inference.metrics.hand_over(endpoint.metrics)
+            endpoint.plane.check_room(call.left())
             asked = codec.read_request(request, endpoint.plane.inputs)
             if (left := call.left()) is not None:
                 asked = asked._replace(timeout=left)
