@@ -39,6 +39,9 @@ _HELP: Final = {
     "ENGINE": "URL of another engine with an API as OpenAI's, which this server stands before (default none)",
     "ENGINE_PROBE": "its path that tells whether it is ready (default /health)",
     "EXPLAINER": "who explains answers: the URL of a trimtab-explainer, process for one of our own, or none (default)",
+    "SHADOW": "URL of a server that gets copies of requests, and whose answers are compared with ours (default none)",
+    "SHADOW_PERCENT": "how many of the requests; at most 100 a second are copied (default 10)",
+    "SHADOW_TOLERANCE": "how far floats that are no scores of classes may differ, as a part (default 0.01)",
     "ACCESS_LOG": "1: a line of the log for each inference call (default 0)",
     "SERVER_TIMING": "1: answers over REST have a header Server-Timing (default 0)",
     "SPANS": "1: spans of OpenTelemetry, sent and sampled as the variables OTEL_* say (default 0)",
@@ -79,6 +82,9 @@ class RuntimeConfig:
     engine: str | None
     engine_probe: str
     explainer: str | None
+    shadow: str | None
+    shadow_percent: float
+    shadow_tolerance: float
     access_log: bool
     server_timing: bool
     spans: bool
@@ -116,9 +122,12 @@ def read_config(arguments: Sequence[str], environ: Mapping[str, str]) -> Runtime
         read_timeout_seconds=settings.number("READ_TIMEOUT_SECONDS", 60.0, 0.1, 86_400.0),
         keep_alive_seconds=settings.number("KEEP_ALIVE_SECONDS", 75.0, 0.1, 86_400.0),
         max_connection_age_seconds=settings.number("MAX_CONNECTION_AGE_SECONDS", 30.0, 0.1, 86_400.0),
-        engine=_engine(settings.text("ENGINE", "")),
+        engine=_server("ENGINE", settings.text("ENGINE", "")),
         engine_probe=settings.text("ENGINE_PROBE", "/health"),
         explainer=_explainer(settings.text("EXPLAINER", "none")),
+        shadow=_server("SHADOW", settings.text("SHADOW", "")),
+        shadow_percent=settings.number("SHADOW_PERCENT", 10.0, 0.0, 100.0),
+        shadow_tolerance=settings.number("SHADOW_TOLERANCE", 0.01, 0.0, 1e9),
         access_log=settings.switch("ACCESS_LOG"),
         server_timing=settings.switch("SERVER_TIMING"),
         spans=settings.switch("SPANS"),
@@ -142,9 +151,9 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def _engine(text: str) -> str | None:
+def _server(name: str, text: str) -> str | None:
     if text and not _is_address(text):
-        raise InvalidSpec(f"TRIMTAB_ENGINE is {text!r}; it has to be a URL such as http://127.0.0.1:8000")
+        raise InvalidSpec(f"TRIMTAB_{name} is {text!r}; it has to be a URL such as http://127.0.0.1:8000")
     return text or None
 
 

@@ -1,15 +1,17 @@
 """What every protocol asks of a model: what is it, infer. Servers are thin layers over this."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from trimtab_api.package import Tensor
 from trimtab_runtime.engine.batcher import Batcher
-from trimtab_runtime.engine.queueing import Done, Outputs, Waiting
+from trimtab_runtime.engine.queueing import Done, Feeds, Outputs, Waiting
 from trimtab_runtime.model.session import Model
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.inputs import Inputs, count_rows
 from trimtab_runtime.protocol.request import InferRequest
+
+Witness = Callable[[Feeds, Outputs], None]
 
 SERVER_NAME: Final = "trimtab"
 SERVER_VERSION: Final = "0.1.0"
@@ -17,15 +19,16 @@ EXTENSIONS: Final = ("binary_tensor_data",)
 
 
 class DataPlane:
-    """One model under one name and version."""
+    """One model under one name and version. A `witness` is told of each answer before its caller is."""
 
-    def __init__(self, name: str, version: str, model: Model, batcher: Batcher) -> None:
+    def __init__(self, name: str, version: str, model: Model, batcher: Batcher, witness: Witness | None = None) -> None:
         self.name: Final = name
         self.version: Final = version
         self.package: Final = model.package
         self.inputs: Final = Inputs(model.package.inputs)
         self.platform: Final = model.backend.platform
         self._batcher = batcher
+        self._witness = witness
         self._outputs = tuple(item.name for item in model.package.outputs)
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
@@ -50,16 +53,24 @@ class DataPlane:
     async def infer(self, request: InferRequest) -> Outputs:
         """Return the outputs asked for. Raises the errors of protocol/errors.py."""
         self._check(request)
-        return _wanted(await self._batcher.infer(request.feeds, request.timeout, request.spent), request)
+        outputs = await self._batcher.infer(request.feeds, request.timeout, request.spent)
+        if self._witness is not None:
+            self._witness(request.feeds, outputs)
+        return _wanted(outputs, request)
 
     def submit(self, request: InferRequest, done: Done) -> Waiting:
         """Do the same, and call `done` with the outputs or the error. Raises what is known to be wrong at once."""
         self._check(request)
 
         def finish(result: Outputs | Exception) -> None:
-            done(result if isinstance(result, Exception) else _wanted(result, request))
+            if isinstance(result, Exception):
+                done(result)
+                return
+            if self._witness is not None:
+                self._witness(request.feeds, result)
+            done(_wanted(result, request))
 
-        given = done if request.wanted is None else finish
+        given = done if request.wanted is None and self._witness is None else finish
         return self._batcher.submit(request.feeds, given, request.timeout, request.spent)
 
     def _check(self, request: InferRequest) -> None:

@@ -1,4 +1,4 @@
-"""What things that our server can do cost it, beside the same server without: processes, TLS, telling of calls.
+"""What things that our server can do cost it, beside the same server without: processes, TLS, telling of calls, a shadow.
 
 `COSTS=small` is a run of a minute, which leaves the page as it is.
 """
@@ -34,6 +34,7 @@ class Way:
     at_once: int = 64
     is_tls: bool = False
     is_binary: bool = False
+    shadow: str = "0"  # percent of requests that are copied to the server as it is
 
 
 def measure() -> Table:
@@ -46,7 +47,10 @@ def measure() -> Table:
         folder = serving_models.write("small", place / "model")
         asked = bodies("small", place)
         ways = _ways(_certificate(place))
-        servers = [(way, _started(stack, way, folder, place, asked["json"])) for way in ways]
+        servers: list[tuple[Way, Server]] = []
+        for way in ways:
+            plain = servers[0][1].port if servers else 0
+            servers.append((way, _started(stack, way, folder, place, asked["json"], plain)))
         found: dict[str, list[Burst]] = {way.shown: [] for way in ways}
         for count in range(rounds + 1):
             for way, server in servers:
@@ -74,6 +78,8 @@ def _ways(certificate: dict[str, str]) -> list[Way]:
         Way("ACCESS_LOG=1", {"TRIMTAB_ACCESS_LOG": "1"}),
         Way("SPANS=1, 1 % sampled", {"TRIMTAB_SPANS": "1", **nowhere, "OTEL_TRACES_SAMPLER_ARG": "0.01"}),
         Way("SPANS=1, all sampled", {"TRIMTAB_SPANS": "1", **nowhere, "OTEL_TRACES_SAMPLER_ARG": "1"}),
+        Way("SHADOW, 10 % of requests", shadow="10"),
+        Way("SHADOW, 100 % of requests", shadow="100"),
         Way("1,000 connections", at_once=1000),
     ]
 
@@ -94,8 +100,10 @@ def _rows(found: dict[str, list[Burst]], memory: dict[str, float]) -> Iterator[t
         )
 
 
-def _started(stack: ExitStack, way: Way, folder: Path, place: Path, body: Body) -> Server:
-    kind: Kind = replace(OURS, shown=way.shown, variables={**OURS.variables, **way.variables})
+def _started(stack: ExitStack, way: Way, folder: Path, place: Path, body: Body, plain: int) -> Server:
+    shadow = {"TRIMTAB_SHADOW": f"http://127.0.0.1:{plain}", "TRIMTAB_SHADOW_PERCENT": way.shadow}
+    variables = {**OURS.variables, **way.variables, **(shadow if way.shadow != "0" else {})}
+    kind: Kind = replace(OURS, shown=way.shown, variables=variables)
     server = Server(kind, folder, place / f"{len(way.shown)}-{hash(way.shown)}.log")
     stack.callback(server.stop)
     server.wait_for(body.file.read_bytes(), way.is_tls)

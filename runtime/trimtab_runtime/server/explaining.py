@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,12 +24,13 @@ from trimtab_runtime.protocol.errors import RequestError
 from trimtab_runtime.server.answers import CLIENT_LEFT, Answer, error_answer, text_answer
 from trimtab_runtime.server.endpoints import Endpoints
 from trimtab_runtime.server.handling import read_body, response
+from trimtab_runtime.server.upstream import Answered
 
 _AT_ONCE: Final = 8
 _CONNECT_SECONDS: Final = 5.0  # that an answer may take, the explainer knows itself
 _LOOK_SECONDS: Final = 0.5  # whether the caller is still there
 _PASSED: Final = (b"content-type", b"inference-header-content-length")
-_RETURNED: Final = (b"content-type", b"retry-after")
+_RETURNED: Final = ("content-type", "retry-after")
 _STOP_SECONDS: Final = 2.0
 _NONE_OF_SEVERAL: Final = "models of a collection are not explained; serve the model by itself, with an explainer"
 _NONE: Final = "this server has no explainer; set TRIMTAB_EXPLAINER to process, or to the URL of a trimtab-explainer"
@@ -169,35 +170,14 @@ def _head(request: Request, length: int) -> bytes:
     return b"\r\n".join([*lines, b"", b""])
 
 
-class _Reader:
-    """What httptools tells of an answer."""
-
-    def __init__(self) -> None:
-        self.headers: list[tuple[str, str]] = []
-        self.body: list[bytes] = []
-        self.is_whole = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in _RETURNED:
-            self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
-
-    def on_body(self, body: bytes) -> None:
-        self.body.append(body)
-
-    def on_message_complete(self) -> None:
-        self.is_whole = True
-
-
 async def _ask(address: tuple[str, int], request: bytes) -> Answer:
     """Send a request and return the answer. Raises ExplainerAway. A cancellation ends the connection."""
-    found = _Reader()
-    parser = HttpResponseParser(found)
-    writer = None
+    found, writer = Answered(), None
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(*address), _CONNECT_SECONDS)
         writer.write(request)
         while not found.is_whole and (data := await reader.read(1 << 16)):
-            parser.feed_data(data)
+            found.feed(data)
     except socket.gaierror as error:
         raise ExplainerAway(
             f"there is no explainer ({error}); spec.explainer of the ModelDeployment adds one"
@@ -209,4 +189,4 @@ async def _ask(address: tuple[str, int], request: bytes) -> Answer:
             writer.transport.abort()
     if not found.is_whole:
         raise ExplainerAway("the explainer ended in the midst of its answer; the model serves on")
-    return Answer(parser.get_status_code(), b"".join(found.body), tuple(found.headers))
+    return Answer(found.status, found.body, tuple(item for item in found.headers if item[0] in _RETURNED))

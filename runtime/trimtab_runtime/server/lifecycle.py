@@ -21,6 +21,7 @@ from trimtab_runtime.server.loading import load_endpoints
 from trimtab_runtime.server.metrics import all_started
 from trimtab_runtime.server.place import Place, bind
 from trimtab_runtime.server.rest import make_app
+from trimtab_runtime.server.shadowing import Shadowing
 from trimtab_runtime.server.tls import Certificates
 from trimtab_runtime.server.tracing import close_soon, open_tracing
 
@@ -32,7 +33,9 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     package = read_manifest(config.model_dir)
     name = config.model_name or package.name
     tracing = open_tracing(config, name)
-    served = load_endpoints(config, offered(config.model_dir, package, name, config.revision), place, tracing)
+    shadowing = _shadowing(config)
+    models = offered(config.model_dir, package, name, config.revision)
+    served = load_endpoints(config, models, place, tracing, shadowing)
     of_process = served[0].metrics
     endpoints = Endpoints(name, config.revision, served, Intake(config.intake_bytes, of_process.intake_cell))
     certificates = certificates_of(config)
@@ -46,9 +49,15 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
     sockets = [bind(config.host, config.rest_port, shared=True)] if place.shares_ports else None
     await DrainingServer(rest, endpoints, grpc, config.drain_seconds, certificates).serve(sockets)
     explaining.close()
+    if shadowing is not None:
+        shadowing.close()
     if tracing is not None:
         await close_soon(tracing)
     say("stopped", model=name, revision=config.revision)
+
+
+def _shadowing(config: RuntimeConfig) -> Shadowing | None:
+    return Shadowing(config.shadow, config.shadow_percent, config.shadow_tolerance) if config.shadow else None
 
 
 def _collect_seldom() -> None:

@@ -20,13 +20,18 @@ from trimtab_runtime.model.sums import verified
 from trimtab_runtime.server.endpoints import Endpoint
 from trimtab_runtime.server.metrics import ServerMetrics
 from trimtab_runtime.server.place import Place
+from trimtab_runtime.server.shadowing import Shadowing
 from trimtab_runtime.server.tracing import Tracing
 
 _QUEUED_BYTES: Final = 256 << 20  # of all models together
 
 
 def load_endpoints(
-    config: RuntimeConfig, models: Sequence[Offered], place: Place, tracing: Tracing | None
+    config: RuntimeConfig,
+    models: Sequence[Offered],
+    place: Place,
+    tracing: Tracing | None,
+    shadowing: Shadowing | None,
 ) -> list[Endpoint]:
     """Load models, and learn how each runs best.
 
@@ -40,7 +45,8 @@ def load_endpoints(
         version = model.version if model.has_own_version else None
         metrics = ServerMetrics(model.name, config.revision, tallies, place.process, tracing, version)
         batcher = _batcher(config, model, loaded[model.folder], metrics, turns, _QUEUED_BYTES // len(models))
-        plane = DataPlane(model.name, model.version, loaded[model.folder], batcher)
+        witness = shadowing.witness(model.name, version, metrics) if shadowing else None
+        plane = DataPlane(model.name, model.version, loaded[model.folder], batcher, witness)
         endpoints.append(Endpoint(plane, metrics))
     return endpoints
 

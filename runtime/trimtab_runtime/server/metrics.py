@@ -39,6 +39,9 @@ _CODES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
+_OUTCOMES: Final = ("answered", "failed", "skipped")  # of requests that were to be copied to another server
+
+
 class _Distribution(NamedTuple):
     """Where the numbers of a distribution stand in a row: counts by upper bounds, beyond them, and the sum."""
 
@@ -74,7 +77,9 @@ _REQUESTS: Final = {
     (protocol, code): _DURATIONS["grpc"].end + at
     for at, (protocol, code) in enumerate((protocol, code) for protocol in _CODES for code in _CODES[protocol])
 }
-_SIZE: Final = _DURATIONS["grpc"].end + len(_REQUESTS)
+_SHADOWED: Final = {name: _DURATIONS["grpc"].end + len(_REQUESTS) + at for at, name in enumerate(_OUTCOMES)}
+_SHADOW_ROWS: Final = {name: max(_SHADOWED.values()) + 1 + at for at, name in enumerate(("agreed", "differed"))}
+_SIZE: Final = max(_SHADOW_ROWS.values()) + 1
 
 
 def tallies_for(processes: int, models: int = 1) -> tuple[Tallies, ...]:
@@ -129,6 +134,12 @@ class ServerMetrics:
         """Count one run of the session."""
         _BATCH_ROWS.observe(self._row, rows)
         _RUN_SECONDS.observe(self._row, seconds)
+
+    def observe_shadow(self, outcome: str, rows: int = 0, agreed: int = 0) -> None:
+        """Count what became of a copy for another server, and the rows of its answer that agree with ours."""
+        self._row[_SHADOWED[outcome]] += 1
+        self._row[_SHADOW_ROWS["agreed"]] += agreed
+        self._row[_SHADOW_ROWS["differed"]] += rows - agreed
 
     def begin(self) -> float:
         """Count an inference call as in progress, and return when it began."""
@@ -195,6 +206,7 @@ class ServerMetrics:
             family = HistogramMetricFamily(name, text, labels=names)
             found.add_to(family, row, values)
             yield family
+        yield from self._shadowed(row)
         if self._learned is not None:
             learned = self._learned
             yield from batching(self.labels, learned.batch_rows, learned.difference, learned.is_safe)
@@ -203,6 +215,17 @@ class ServerMetrics:
         info = GaugeMetricFamily("trimtab_model_info", "The model served.", labels=names)
         info.add_metric(values, 1)
         yield info
+
+    def _shadowed(self, row: Sequence[float]) -> Iterator[Metric]:
+        for name, text, places in (
+            ("requests", "Copies of requests for a shadow by outcome; skipped: there was no room.", _SHADOWED),
+            ("rows", "Rows of a shadow's answers, by whether they agree with ours.", _SHADOW_ROWS),
+        ):
+            family = CounterMetricFamily(f"trimtab_shadow_{name}", text, labels=[*self.labels, "outcome"])
+            for outcome, at in places.items():
+                if row[at]:
+                    family.add_metric([*self.labels.values(), outcome], row[at])
+            yield family
 
 
 class Merged:
