@@ -1,4 +1,4 @@
-"""What things that our server can do cost it, beside the same server without: processes, TLS, telling of calls, a shadow.
+"""What things that our server can do cost it, beside the same server without: processes, TLS, telling of calls, copies.
 
 `COSTS=small` is a run of a minute, which leaves the page as it is.
 """
