@@ -89,8 +89,11 @@ class Member(Contract):
     @classmethod
     def _within(cls, folder: str) -> str:
         parts = PurePosixPath(folder).parts
-        if not parts or not all(re.fullmatch(_FOLDER, part) for part in parts) or folder in _FILES:
-            raise ValueError(f"`{folder}` is no folder of the package; name one within it, such as models/first")
+        if not parts or not all(re.fullmatch(_FOLDER, part) for part in parts) or parts[0] in _FILES:
+            raise ValueError(
+                f"`{folder}` is no folder of the package; name one within it, such as models/first, by letters, "
+                "digits, dots, - and _"
+            )
         return "/".join(parts)
 
     @field_validator("version", mode="before")

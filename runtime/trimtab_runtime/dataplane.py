@@ -7,6 +7,7 @@ from trimtab_api.package import Tensor
 from trimtab_runtime.engine.batcher import Batcher
 from trimtab_runtime.engine.queueing import Done, Feeds, Outputs, Waiting
 from trimtab_runtime.model.session import Model
+from trimtab_runtime.protocol.asking import COPY_ID
 from trimtab_runtime.protocol.errors import BadRequest
 from trimtab_runtime.protocol.inputs import Inputs, count_rows
 from trimtab_runtime.protocol.request import InferRequest
@@ -54,24 +55,30 @@ class DataPlane:
         """Return the outputs asked for. Raises the errors of protocol/errors.py."""
         self._check(request)
         outputs = await self._batcher.infer(request.feeds, request.timeout, request.spent)
-        if self._witness is not None:
-            self._witness(request.feeds, outputs)
+        if (witness := self._witness_of(request)) is not None:
+            witness(request.feeds, outputs)
         return _wanted(outputs, request)
 
     def submit(self, request: InferRequest, done: Done) -> Waiting:
         """Do the same, and call `done` with the outputs or the error. Raises what is known to be wrong at once."""
         self._check(request)
 
+        witness = self._witness_of(request)
+
         def finish(result: Outputs | Exception) -> None:
             if isinstance(result, Exception):
                 done(result)
                 return
-            if self._witness is not None:
-                self._witness(request.feeds, result)
+            if witness is not None:
+                witness(request.feeds, result)
             done(_wanted(result, request))
 
-        given = done if request.wanted is None and self._witness is None else finish
+        given = done if request.wanted is None and witness is None else finish
         return self._batcher.submit(request.feeds, given, request.timeout, request.spent)
+
+    def _witness_of(self, request: InferRequest) -> Witness | None:
+        """Return who is told of the answer: nobody of that to a copy, or servers that shadow each other never end."""
+        return None if request.id == COPY_ID else self._witness
 
     def _check(self, request: InferRequest) -> None:
         if len(request.feeds) > 1:

@@ -4,13 +4,15 @@ Source: open-inference-protocol, inference_rest.md; Triton, extension_binary_dat
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
 
 from trimtab_runtime.protocol import strings
 from trimtab_runtime.protocol.tensors import NUMPY_TYPES, Array, datatype_of, to_bytes
+
+COPY_ID: Final = "trimtab-shadow"  # of requests that are copies: they are not copied again
 
 
 class Asked(NamedTuple):
@@ -21,7 +23,7 @@ class Asked(NamedTuple):
 
 
 def write_request(feeds: Mapping[str, Array]) -> Asked:
-    """Return a request for all outputs, raw as the inputs are."""
+    """Return a request for all outputs, raw as the inputs are, which is known as a copy by its id."""
     raw = [to_bytes(array) for array in feeds.values()]
     inputs = [
         {
@@ -32,7 +34,7 @@ def write_request(feeds: Mapping[str, Array]) -> Asked:
         }
         for (name, array), part in zip(feeds.items(), raw, strict=True)
     ]
-    head = orjson.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}})
+    head = orjson.dumps({"id": COPY_ID, "inputs": inputs, "parameters": {"binary_data_output": True}})
     return Asked(b"".join([head, *raw]), len(head))
 
 

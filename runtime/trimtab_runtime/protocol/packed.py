@@ -14,18 +14,24 @@ _KINDS: Final = {  # of simdjson's buffers, and what numpy calls them
     "UINT64": ("u", np.dtype(np.uint64)),
 }
 _KEPT: Final = 1 << 20  # bytes of bodies whose parser is kept: it holds several times as much
+_LARGEST: Final = 16 << 20  # bytes: simdjson counts to 2**24 elements, and its binding writes more into a list of fewer
 
 _own: Final = local()
 
 
 def read_packed(body: bytes) -> Any:
     """Return a JSON object with the flat numbers of its `inputs` as arrays, [elements]; None where that cannot be."""
-    if body[:1] != b"{":
+    if body[:1] != b"{" or len(body) > _LARGEST or not _looks_flat(body):
         return None
     try:
         return _read(_parser(len(body)), body)
     except (ValueError, TypeError, RuntimeError):  # no JSON, other numbers than were said, nested too deeply
         return None
+
+
+def _looks_flat(body: bytes) -> bool:
+    """Tell whether there are as many lists as `inputs`, `outputs`, shapes and flat data have."""
+    return body.count(b"[") == 1 + body.count(b'"outputs"') + 2 * body.count(b'"shape"')
 
 
 def _parser(size: int) -> Any:
@@ -50,6 +56,8 @@ def _read(parser: Any, body: bytes) -> dict[str, Any]:
 def _fields(read: Any) -> dict[str, Any]:
     """Return what an object holds, its lists and objects unread."""
     keys = list(read.keys()) if hasattr(read, "as_dict") else []
+    if any("\0" in key for key in keys):
+        raise ValueError("a key that the binding looks up by its beginning")
     found = {key: read[key] for key in keys}
     if not found or len(found) != len(keys):
         raise ValueError("no object, an empty one, or keys that come twice")
@@ -59,12 +67,12 @@ def _fields(read: Any) -> dict[str, Any]:
 def _tensor(item: dict[str, Any]) -> dict[str, Any]:
     data: Any = item.get("data")
     kind = _KINDS.get(item["datatype"]) if isinstance(item.get("datatype"), str) else None
-    if kind is None or not _is_list(data) or not len(data) or _is_list(data[0]):
+    if kind is None or not _is_list(data):
         return {key: _plain(value) for key, value in item.items()}
     of_type, dtype = kind
     packed = np.frombuffer(data.as_buffer(of_type=of_type), dtype)
     if len(packed) != len(data):
-        raise ValueError("nested otherwise than its beginning says")
+        raise ValueError("nested data")
     return {key: packed if key == "data" else _plain(value) for key, value in item.items()}
 
 

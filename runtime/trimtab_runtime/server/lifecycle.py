@@ -57,7 +57,9 @@ async def serve(config: RuntimeConfig, place: Place) -> None:
 
 
 def _shadowing(config: RuntimeConfig) -> Shadowing | None:
-    return Shadowing(config.shadow, config.shadow_percent, config.shadow_tolerance) if config.shadow else None
+    if config.shadow is None:
+        return None
+    return Shadowing(config.shadow, config.shadow_percent, config.shadow_tolerance, config.workers)
 
 
 def _collect_seldom() -> None:

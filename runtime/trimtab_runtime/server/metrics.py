@@ -39,7 +39,7 @@ _CODES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
-_OUTCOMES: Final = ("answered", "failed", "skipped")  # of requests that were to be copied to another server
+_OUTCOMES: Final = ("answered", "failed", "limited", "skipped")  # of requests that were to be copied to another server
 
 
 class _Distribution(NamedTuple):
@@ -218,7 +218,11 @@ class ServerMetrics:
 
     def _shadowed(self, row: Sequence[float]) -> Iterator[Metric]:
         for name, text, places in (
-            ("requests", "Copies of requests for a shadow by outcome; skipped: there was no room.", _SHADOWED),
+            (
+                "requests",
+                "Copies for a shadow by outcome; limited: too many a second, skipped: too large, or no room.",
+                _SHADOWED,
+            ),
             ("rows", "Rows of a shadow's answers, by whether they agree with ours.", _SHADOW_ROWS),
         ):
             family = CounterMetricFamily(f"trimtab_shadow_{name}", text, labels=[*self.labels, "outcome"])

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from httptools import HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 
 class Answered:
@@ -10,13 +10,16 @@ class Answered:
 
     def __init__(self) -> None:
         self.headers: Final[list[tuple[str, str]]] = []
-        self.is_whole = False
+        self.is_whole = self.keeps_connection = False  # whether another request may follow on it
         self._body: list[bytes] = []
         self._parser = HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
         """Read some of it."""
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as error:
+            raise HttpParserError("it changes to another protocol") from error
 
     @property
     def status(self) -> int:
@@ -27,11 +30,6 @@ class Answered:
     def body(self) -> bytes:
         """Return what has come of its body."""
         return b"".join(self._body)
-
-    @property
-    def keeps_connection(self) -> bool:
-        """Tell whether another request may follow on its connection."""
-        return bool(self._parser.should_keep_alive())
 
     def header(self, name: str) -> str | None:
         """Return a header, by its name in lower case."""
@@ -45,3 +43,4 @@ class Answered:
 
     def on_message_complete(self) -> None:
         self.is_whole = True
+        self.keeps_connection = self._parser.should_keep_alive()  # which the parser knows just now

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -57,17 +57,16 @@ def described(array: Array, **more: Any) -> dict[str, Any]:
 def test_large_bodies_are_read_as_small_ones_are(array: Array, nested: bool, indent: int) -> None:
     """Also where they cannot be read, or hold what is no number of the kind."""
     data: Any = array.tolist() if nested else array.ravel().tolist()
-    content = {"id": "a", "inputs": [described(array, data=data, parameters={"b": [1, {}]})], "parameters": {"c": 1.5}}
+    content = {"id": "a", "inputs": [described(array, data=data, parameters={"b": {}})], "parameters": {"c": 1.5}}
     body = json.dumps(content, indent=indent).encode()  # NaN too, which is no JSON
 
-    packed = read_packed(body)
+    packed, numbers = read_packed(body), None
 
     if packed is not None:
         numbers = packed["inputs"][0]["data"]
         packed["inputs"][0]["data"] = numbers.tolist() if isinstance(numbers, np.ndarray) else numbers
         assert packed == orjson.loads(body)
     if array.dtype.kind in "iu" and not nested:
-        assert packed is not None
         assert isinstance(numbers, np.ndarray)
 
 
@@ -79,6 +78,8 @@ def test_large_bodies_are_read_as_small_ones_are(array: Array, nested: bool, ind
         '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, null]}]}',
         '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, "2"]}]}',
         '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, [2, 3]]}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, [2]]}]}',
+        '{"inputs": [{"name": "x", "shape": [1, 3], "datatype": "INT64", "data": [1, [], [2, 3]]}]}',
         '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, 9223372036854775808]}]}',
         '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]}]} 1',
         '{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]}',
@@ -102,6 +103,20 @@ def test_what_is_wrong_with_a_large_body_is_told_as_of_a_small_one(text: str) ->
     assert re.sub(r"column.*", "", str(large.value)) == re.sub(r"column.*", "", str(small.value))
 
 
+def test_keys_with_an_end_of_text_in_them_are_keys_like_any() -> None:
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]}
+    body = json.dumps({"id\0b": "wrong", "id": "a", "inputs": [tensor]}).encode() + b" " * 5000
+    found = rest.read_request(body, None, Inputs([Tensor(name="x", datatype="INT64", shape=(-1, 2))]))
+    assert (found.id, found.feeds["x"].tolist()) == ("a", [[1, 2]])
+
+
+def test_lists_of_more_elements_than_simdjson_counts_are_read_all_the_same() -> None:
+    inputs = Inputs([Tensor(name="x", datatype="INT8", shape=(-1, 1))])
+    body = b'{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "INT8", "data": [1]}], "more": [%b1]}'
+    found = rest.read_request(body % (b"1," * (1 << 24)), None, inputs)
+    assert found.feeds["x"].tolist() == [[1]]
+
+
 def test_a_large_body_after_one_that_was_refused_is_read() -> None:
     inputs = Inputs([Tensor(name="x", shape=(-1, 1000))])
     row = {"name": "x", "shape": [1, 1000], "datatype": "FP32", "data": [0.5] * 1000}
@@ -115,6 +130,7 @@ def test_a_large_body_after_one_that_was_refused_is_read() -> None:
     assert (kept[0], type(kept[1]), kept[2]) == (500.0, BadRequest, 500.0)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text of a new checkout takes a second
 @given(arrays([*NUMBERS, "BYTES"]), st.booleans())
 def test_what_is_sent_as_json_arrives(array: Array, nested: bool) -> None:
     data = array.tolist() if nested else array.ravel().tolist()
@@ -133,6 +149,7 @@ def test_what_is_sent_as_raw_bytes_arrives_wherever_it_starts(array: Array, requ
     assert found.id == request_id
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text of a new checkout takes a second
 @given(arrays([*NUMBERS, "BYTES"]))
 def test_answers_in_json_carry_every_number(array: Array) -> None:
     content, length = written({"y": array}, InferRequest({}))
