@@ -14,6 +14,7 @@ _KINDS: Final = {  # of simdjson's buffers, and what numpy calls them
     "UINT64": ("u", np.dtype(np.uint64)),
 }
 _KEPT: Final = 1 << 20  # bytes of bodies whose parser is kept: it holds several times as much
+_MOST_LISTS: Final = 64  # of a body whose data are flat: each input has two
 _LARGEST: Final = 16 << 20  # bytes: simdjson counts to 2**24 elements, and its binding writes more into a list of fewer
 
 _own: Final = local()
@@ -21,17 +22,15 @@ _own: Final = local()
 
 def read_packed(body: bytes) -> Any:
     """Return a JSON object with the flat numbers of its `inputs` as arrays, [elements]; None where that cannot be."""
-    if body[:1] != b"{" or len(body) > _LARGEST or not _looks_flat(body):
+    if body[:1] != b"{" or len(body) > _LARGEST:
+        return None
+    lists = body.count(b"[")
+    if lists > _MOST_LISTS:
         return None
     try:
-        return _read(_parser(len(body)), body)
+        return _read(_parser(len(body)), body, lists)
     except (ValueError, TypeError, RuntimeError):  # no JSON, other numbers than were said, nested too deeply
         return None
-
-
-def _looks_flat(body: bytes) -> bool:
-    """Tell whether there are as many lists as `inputs`, `outputs`, shapes and flat data have."""
-    return body.count(b"[") == 1 + body.count(b'"outputs"') + 2 * body.count(b'"shape"')
 
 
 def _parser(size: int) -> Any:
@@ -44,11 +43,14 @@ def _parser(size: int) -> Any:
     return _own.parser
 
 
-def _read(parser: Any, body: bytes) -> dict[str, Any]:
+def _read(parser: Any, body: bytes, lists: int) -> dict[str, Any]:
+    """Return the object; raises ValueError unless it has the `lists` of flat data and no others."""
     content = _fields(parser.parse(body))
     tensors: Any = content.get("inputs")
     if not _is_list(tensors):
         raise ValueError("no request of the protocol")
+    if lists != 1 + 2 * len(tensors) + ("outputs" in content):
+        raise ValueError("nested data")
     found = {key: _plain(value) for key, value in content.items() if key != "inputs"}
     return found | {"inputs": [_tensor(_fields(item)) for item in tensors]}
 
@@ -71,8 +73,6 @@ def _tensor(item: dict[str, Any]) -> dict[str, Any]:
         return {key: _plain(value) for key, value in item.items()}
     of_type, dtype = kind
     packed = np.frombuffer(data.as_buffer(of_type=of_type), dtype)
-    if len(packed) != len(data):
-        raise ValueError("nested data")
     return {key: packed if key == "data" else _plain(value) for key, value in item.items()}
 
 
