@@ -49,7 +49,8 @@ def measure() -> Table:
         folders = {name: serving_models.write(name, place / name) for name in ("small", "wide")}
         (place / "of-wide").mkdir()
         asked, wide = bodies("small", place)["json"], bodies("wide", place / "of-wide")["json"]
-        alone, apart = (_started(stack, folders[name], place, INFER, body) for name, body in _both(asked, wide))
+        alone = _started(stack, folders["small"], place, INFER, asked)
+        apart = _started(stack, folders["wide"], place, INFER, wide)
         many = _started(stack, _collection(place / "many", folders, _MODELS), place, INFER, asked)
         two = _started(stack, _collection(place / "two", folders, 1), place, INFER, asked)
         cases = [
@@ -74,10 +75,6 @@ def measure() -> Table:
     )
     head = ("small model", "requests/s", "p50 ms", "p99 ms", "wide model, requests/s")
     return Table(how, head, tuple(_rows(found)), kept=chosen == "full")
-
-
-def _both(small: Body, wide: Body) -> Iterator[tuple[str, Body]]:
-    yield from (("small", small), ("wide", wide))
 
 
 def _measured(case: Case, asked: Body, wide: Body, seconds: int) -> tuple[Burst, float]:

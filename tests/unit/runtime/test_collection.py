@@ -170,14 +170,20 @@ def test_calls_over_grpc_are_counted_with_their_model(folder: Path, serve: Serve
         asked.model_version = "9"
         with pytest.raises(grpc.RpcError):
             Stub(channel).ModelInfer(asked)
+        with pytest.raises(grpc.RpcError):
+            Stub(channel).ModelInfer(oip_pb2.ModelInferRequest(model_name="sums", model_version="9"))
     families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text)
     lines = [line for family in families for line in family.samples]
     counted = {
-        (line.labels["version"], line.labels["code"]): line.value
+        (line.labels["model"], line.labels.get("version"), line.labels["code"]): line.value
         for line in lines
         if line.name == "trimtab_requests_total"
     }
-    assert counted == {("2", "OK"): 1, ("1", "NOT_FOUND"): 1}
+    assert counted == {
+        ("scores", "2", "OK"): 1,
+        ("scores", "1", "NOT_FOUND"): 1,
+        ("sums", None, "NOT_FOUND"): 1,
+    }
     assert [line.value for line in lines if line.name == "trimtab_inflight_requests"] == [0]
 
 

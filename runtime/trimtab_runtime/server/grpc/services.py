@@ -80,8 +80,9 @@ class Infer:
                 raise BadRequest("the call needs one message; none came")
             self._endpoints.check_room(call.left())
             request = parsed(oip_pb2.ModelInferRequest, inference.content)
-            endpoint = self._endpoints.find(request.model_name, request.model_version)
-            inference.metrics = inference.metrics.hand_over(endpoint.metrics)
+            asked_for = request.model_name, request.model_version
+            inference.metrics = inference.metrics.hand_over(self._endpoints.counting(*asked_for))
+            endpoint = self._endpoints.find(*asked_for)
             endpoint.plane.check_room(call.left())
             asked = codec.read_request(request, endpoint.plane.inputs)
             if (left := call.left()) is not None:
